@@ -1,0 +1,103 @@
+package ipvsctl
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// OpKind is what an Op does.
+type OpKind uint8
+
+// The six changes a table knows. Their order is the order within one service.
+const (
+	AddService OpKind = iota
+	EditService
+	AddDestination
+	EditDestination
+	RemoveDestination
+	RemoveService
+)
+
+// Op is one change of the kernel's table, one message.
+type Op struct {
+	Kind        OpKind
+	Service     ServiceKey
+	Settings    Settings       // of AddService and EditService
+	Server      netip.AddrPort // of the three about destinations
+	Destination Destination    // of AddDestination and EditDestination
+}
+
+// String is how an operator reads the change: "set 192.0.2.10:80 10.0.0.7:80 weight 0".
+func (o Op) String() string {
+	switch o.Kind {
+	case AddService:
+		return fmt.Sprintf("add %v scheduler %s", o.Service, o.Settings.Scheduler)
+	case EditService:
+		return fmt.Sprintf("set %v scheduler %s", o.Service, o.Settings.Scheduler)
+	case AddDestination:
+		return fmt.Sprintf("add %v %v %v weight %d", o.Service, o.Server, o.Destination.Method, o.Destination.Weight)
+	case EditDestination:
+		return fmt.Sprintf("set %v %v %v weight %d", o.Service, o.Server, o.Destination.Method, o.Destination.Weight)
+	case RemoveDestination:
+		return fmt.Sprintf("remove %v %v", o.Service, o.Server)
+	case RemoveService:
+		return fmt.Sprintf("remove %v", o.Service)
+	}
+	return fmt.Sprintf("unknown change %d", o.Kind)
+}
+
+// Diff returns the changes that turn have into want, in an order that keeps traffic flowing: whatever
+// adds capacity comes before whatever takes it away, so a service that has a usable server in both
+// tables has one after every prefix of the changes. What is equal in both is not mentioned.
+//
+// Everything in have that want lacks is removed: give Diff only what is yours to remove.
+func Diff(have, want Table) []Op {
+	var ops []Op
+	for _, key := range slices.SortedFunc(maps.Keys(want), ServiceKey.Compare) {
+		w := want[key]
+		h, exists := have[key]
+		if !exists {
+			ops = append(ops, Op{Kind: AddService, Service: key, Settings: w.Settings})
+		} else if h.Settings != w.Settings {
+			ops = append(ops, Op{Kind: EditService, Service: key, Settings: w.Settings})
+		}
+		ops = append(ops, diffDestinations(key, h.Destinations, w.Destinations)...)
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(have), ServiceKey.Compare) {
+		if _, wanted := want[key]; !wanted {
+			ops = append(ops, Op{Kind: RemoveService, Service: key})
+		}
+	}
+	return ops
+}
+
+func diffDestinations(key ServiceKey, have, want map[netip.AddrPort]Destination) []Op {
+	var ops []Op
+	for server, w := range want {
+		h, exists := have[server]
+		if !exists {
+			ops = append(ops, Op{Kind: AddDestination, Service: key, Server: server, Destination: w})
+		} else if h != w {
+			ops = append(ops, Op{Kind: EditDestination, Service: key, Server: server, Destination: w})
+		}
+	}
+	for server := range have {
+		if _, wanted := want[server]; !wanted {
+			ops = append(ops, Op{Kind: RemoveDestination, Service: key, Server: server})
+		}
+	}
+	// Among the edits those that leave a server usable go first, for the same reason as add before remove.
+	quiesces := func(o Op) int {
+		if o.Kind == EditDestination && o.Destination.Weight == 0 {
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(ops, func(a, b Op) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), quiesces(a)-quiesces(b), a.Server.Compare(b.Server))
+	})
+	return ops
+}
