@@ -1,0 +1,190 @@
+package director
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os/user"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"poise/checker"
+	"poise/internal/status"
+)
+
+// controlHandler serves the control socket: reading, and the operator's intents.
+func (p *parent) controlHandler() http.Handler {
+	mux := p.readOnly()
+	mux.HandleFunc("POST /v1/services/{service}/servers/{server}/{intent}", p.postIntent)
+	return mux
+}
+
+// apiHandler serves the API address: reading only, as anybody who reaches it may ask.
+func (p *parent) apiHandler() http.Handler {
+	mux := p.readOnly()
+	mux.Handle("GET /metrics", status.MetricsHandler(p.snapshot))
+	return mux
+}
+
+func (p *parent) readOnly() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", p.getStatus)
+	mux.HandleFunc("GET /v1/events", p.getEvents)
+	return mux
+}
+
+func (p *parent) getStatus(w http.ResponseWriter, r *http.Request) {
+	snap, err := p.snapshot(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(snap) // fails only when the client has gone
+}
+
+// getEvents writes one event a line, from the first after ?since=SEQ on. With ?follow=1 it goes on
+// until the client leaves.
+func (p *parent) getEvents(w http.ResponseWriter, r *http.Request) {
+	since, err := strconv.ParseUint(r.FormValue("since"), 10, 64)
+	if err != nil && r.FormValue("since") != "" {
+		http.Error(w, fmt.Sprintf("since = %q: not a number", r.FormValue("since")), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	encoder := json.NewEncoder(w)
+	for {
+		events, more := p.events.since(since)
+		for _, e := range events {
+			if encoder.Encode(e) != nil {
+				return
+			}
+			since = e.Seq
+		}
+		if r.FormValue("follow") == "" {
+			return
+		}
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		select {
+		case <-more:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// IntentRequest is what a client posts with an intent.
+type IntentRequest struct {
+	Weight *int   `json:"weight,omitempty"` // of "weight": 0..2^31-1
+	Reason string `json:"reason,omitempty"`
+}
+
+// maxIntentRequest bounds the body of one request.
+const maxIntentRequest = 4 << 10
+
+func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
+	server, err := netip.ParseAddrPort(r.PathValue("server"))
+	if err != nil {
+		http.Error(w, fmt.Sprintf("server %q: not an address and port such as 10.0.0.7:80", r.PathValue("server")), http.StatusBadRequest)
+		return
+	}
+	var request IntentRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxIntentRequest)).Decode(&request); err != nil && !errors.Is(err, io.EOF) {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	key := checker.Key{Service: r.PathValue("service"), Server: server}
+	intent := status.Intent{Reason: request.Reason, By: peerOf(r.Context()), At: time.Now()}
+	e := status.Event{Level: slog.LevelInfo, Service: key.Service, Server: key.Server}
+	change := func(in intents) intents { return in.with(key, intent) }
+	switch what := r.PathValue("intent"); what {
+	case "drain":
+		intent.Drain = true
+		e.What = "server drained"
+	case "weight":
+		if request.Weight == nil || *request.Weight < 0 || *request.Weight > 1<<31-1 {
+			http.Error(w, "weight: must be 0..2147483647", http.StatusBadRequest)
+			return
+		}
+		intent.Weight = request.Weight
+		e.What = fmt.Sprintf("server weight set to %d", *request.Weight)
+	case "enable":
+		e.What = "server enabled"
+		change = func(in intents) intents { return in.without(key) }
+	default:
+		http.Error(w, fmt.Sprintf("%q is none of drain, enable, weight", what), http.StatusNotFound)
+		return
+	}
+	e.Cause = "asked" + because(&intent)
+	err = p.intend(r.Context(), key, change, e)
+	if _, unknown := errors.AsType[*unknownServer](err); unknown {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	var after *status.Server
+	if err == nil {
+		after, err = p.server(r.Context(), key)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(after) // fails only when the client has gone
+}
+
+// server is one server as it is now.
+func (p *parent) server(ctx context.Context, key checker.Key) (*status.Server, error) {
+	snap, err := p.snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, service := range snap.Services {
+		for _, server := range service.Servers {
+			if service.Name == key.Service && server.Addr == key.Server {
+				return &server, nil
+			}
+		}
+	}
+	return nil, &unknownServer{key}
+}
+
+type peerKey struct{}
+
+// withPeer notes the user at the other end of a unix connection.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var name string
+	_ = raw.Control(func(fd uintptr) { // on error the name stays empty
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			name = strconv.FormatUint(uint64(cred.Uid), 10)
+		}
+	})
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	return context.WithValue(ctx, peerKey{}, name)
+}
+
+func peerOf(ctx context.Context) string {
+	name, _ := ctx.Value(peerKey{}).(string)
+	return name
+}

@@ -1,0 +1,490 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"poise/checker"
+	"poise/config"
+	"poise/internal/host"
+	"poise/internal/status"
+	"poise/ipvsctl"
+)
+
+// tickInterval is how often the kernel is compared with what is wanted although nothing happened here:
+// IPVS announces no changes, so those made by others are only seen by looking.
+const tickInterval = 5 * time.Second
+
+// balancer is the child that checks servers and programs the kernel. One goroutine owns all of it.
+type balancer struct {
+	conn   *conn
+	log    *slog.Logger
+	events chan status.Event // to the parent; bounded, so that a parent that hangs stops nothing here
+	checks *checker.Loop
+	client *ipvsctl.Client
+	keep   *keeper
+	fwd    *forwarding
+	totals *status.Totals
+
+	prepared *prepared
+	cfg      *config.Config // nil until the first commit
+	intents  intents
+	services map[string]*serviceState
+	servers  map[checker.Key]*serverState
+	want     ipvsctl.Table
+}
+
+// prepared is a configuration that could be carried out, until it is committed or aborted.
+type prepared struct {
+	epoch uint64
+	cfg   *config.Config
+	plan  []status.Sysctl
+}
+
+// serviceState is one service's configuration and what is known of it.
+type serviceState struct {
+	config   config.Service
+	quorum   checker.Quorum
+	decision decision
+	checks   status.Checks
+}
+
+// serverState is what is known of one server of one service beside its configuration.
+type serverState struct {
+	state      checker.State
+	since      time.Time
+	cause      string // why it is down
+	ok, failed uint64
+	found      int // weight in the kernel when poise began to care for it
+	inKernel   bool
+}
+
+// runBalancer is the whole life of the balancer process. It ends when the parent says stop, or is gone:
+// then table and sysctls stay as they are, and the kernel goes on balancing.
+func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logger) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	b := &balancer{
+		conn:     c,
+		log:      log,
+		events:   make(chan status.Event, ringSize),
+		checks:   checker.NewLoop(),
+		totals:   &status.Totals{},
+		services: make(map[string]*serviceState),
+		servers:  make(map[checker.Key]*serverState),
+	}
+	if err := b.open(ctx, runtimeDir); err != nil {
+		// The parent learns the reason as the answer to its first question.
+		return refuseAll(c, err)
+	}
+	defer b.client.Close()
+
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	requests := make(chan message)
+	running.Go(func() { cancel(readRequests(ctx, c, requests)) })
+	running.Go(func() { b.sendEvents(ctx) })
+	running.Go(func() { _ = b.checks.Run(ctx) }) // ends with ctx, whose cause is said below
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+
+	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
+		return err
+	}
+	return b.loop(ctx, requests)
+}
+
+// errStopped is how the balancer ends when it was asked to.
+var errStopped = errors.New("stopped")
+
+func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case m := <-requests:
+			answer := message{Kind: kindAnswer, ID: m.ID}
+			if err := b.handle(ctx, m, &answer); err != nil {
+				answer.Error = err.Error()
+			}
+			if err := b.conn.send(answer); err != nil {
+				return fmt.Errorf("answer %s: %w", m.Kind, err)
+			}
+			if m.Kind == kindStop {
+				return errStopped
+			}
+		case r := <-b.checks.Reports():
+			b.report(ctx, r)
+		case <-tick.C:
+			if b.cfg != nil {
+				b.fwd.keep()
+				b.keep.verify(ctx, time.Now(), b.want)
+			}
+		case <-retry.C:
+			if b.cfg != nil {
+				b.keep.apply(ctx, time.Now(), b.want)
+			}
+		}
+		if next := b.keep.nextRetry(); !next.IsZero() {
+			retry.Reset(time.Until(next))
+		}
+	}
+}
+
+// open takes hold of the kernel. It changes nothing there.
+func (b *balancer) open(ctx context.Context, runtimeDir string) error {
+	if err := host.NeedNetAdmin(); err != nil {
+		return err
+	}
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	owned, err := loadOwnership(filepath.Join(runtimeDir, "owned.json"), strings.TrimSpace(string(bootID)))
+	if err != nil {
+		return err
+	}
+	record, err := host.OpenRecord(filepath.Join(runtimeDir, "sysctls.json"))
+	if err != nil {
+		return err
+	}
+	if b.client, err = ipvsctl.Open(ctx); err != nil {
+		return err
+	}
+	b.keep = &keeper{kernel: b.client, owned: owned, emit: b.emit, totals: b.totals, refused: make(map[opID]*refusal)}
+	b.fwd = &forwarding{sysctls: host.Sysctls{}, record: record, emit: b.emit, totals: b.totals}
+	return nil
+}
+
+// handle carries out one request of the parent.
+func (b *balancer) handle(ctx context.Context, m message, answer *message) (err error) {
+	switch m.Kind {
+	case kindPrepare:
+		b.prepared, err = b.prepare(m.Epoch, m.Config)
+	case kindAbort:
+		b.prepared = nil
+	case kindCommit:
+		err = b.commit(ctx, m.Epoch, m.Intents)
+	case kindIntents:
+		b.intents = m.Intents
+		b.decideAll()
+		b.keep.apply(ctx, time.Now(), b.want)
+	case kindSnapshot:
+		answer.Snapshot, err = b.snapshot(ctx)
+	case kindStop:
+		err = b.stop(ctx)
+	default:
+		err = fmt.Errorf("request %q is unknown", m.Kind)
+	}
+	return err
+}
+
+// prepare tells whether cfg could be carried out, and changes nothing.
+func (b *balancer) prepare(epoch uint64, cfg *config.Config) (*prepared, error) {
+	if cfg == nil {
+		return nil, errors.New("prepare without a configuration")
+	}
+	interfaces, err := facingInterfaces(cfg)
+	if err != nil {
+		return nil, err
+	}
+	plan := forwardingPlan(cfg, interfaces)
+	if err := b.fwd.check(plan); err != nil {
+		return nil, err
+	}
+	return &prepared{epoch, cfg, plan}, nil
+}
+
+// commit carries out what was prepared. When it returns, the kernel has been told everything.
+func (b *balancer) commit(ctx context.Context, epoch uint64, in intents) error {
+	if b.prepared == nil || b.prepared.epoch != epoch {
+		return fmt.Errorf("commit of epoch %d, which was not prepared", epoch)
+	}
+	table, err := b.keep.read(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.checks.Set(targets(b.prepared.cfg)); err != nil {
+		return err
+	}
+	b.cfg, b.intents = b.prepared.cfg, in
+	b.fwd.setPlan(b.prepared.plan)
+	b.prepared = nil
+	b.adopt(table)
+	b.decideAll()
+	b.keep.forget(b.want)
+	b.fwd.keep()
+	b.keep.verify(ctx, time.Now(), b.want)
+	return nil
+}
+
+// targets are the checks that cfg asks for.
+func targets(cfg *config.Config) []checker.Target {
+	var all []checker.Target
+	for _, service := range cfg.Services {
+		if service.Check == nil {
+			continue
+		}
+		for _, server := range service.Servers {
+			all = append(all, checker.Target{
+				Key:    checker.Key{Service: service.Name, Server: server.Addr()},
+				Addr:   service.CheckAddr(server),
+				Config: *service.Check,
+			})
+		}
+	}
+	return all
+}
+
+// adopt makes the state fit the configuration: what stays keeps its verdict, what is new begins with
+// what the kernel has.
+func (b *balancer) adopt(table ipvsctl.Table) {
+	services := make(map[string]*serviceState)
+	servers := make(map[checker.Key]*serverState)
+	for _, service := range b.cfg.Services {
+		s := b.services[service.Name]
+		if s == nil {
+			s = &serviceState{}
+		}
+		s.config = service
+		s.quorum.Weight, s.quorum.Hysteresis = service.Quorum, service.QuorumHysteresis
+		services[service.Name] = s
+		for _, server := range service.Servers {
+			key := checker.Key{Service: service.Name, Server: server.Addr()}
+			servers[key] = b.servers[key]
+			if servers[key] == nil {
+				destination, has := table[service.Key()].Destinations[server.Addr()]
+				servers[key] = &serverState{found: destination.Weight, inKernel: has}
+			}
+			if service.Check == nil { // a verdict from an earlier configuration says nothing any more
+				servers[key].state = checker.Unknown
+			}
+		}
+	}
+	b.services, b.servers = services, servers
+}
+
+// decideAll decides about every service anew.
+func (b *balancer) decideAll() {
+	b.want = make(ipvsctl.Table)
+	for _, service := range b.cfg.Services {
+		b.decide(b.services[service.Name])
+	}
+}
+
+// decide recomputes what one service should be.
+func (b *balancer) decide(s *serviceState) {
+	service := s.config
+	state := func(addr netip.AddrPort) *serverState {
+		return b.servers[checker.Key{Service: service.Name, Server: addr}]
+	}
+	s.decision = decide(service, knowledge{
+		verdict: func(addr netip.AddrPort) (checker.State, string) { return state(addr).state, state(addr).cause },
+		found:   func(addr netip.AddrPort) (int, bool) { return state(addr).found, state(addr).inKernel },
+		intent: func(addr netip.AddrPort) *status.Intent {
+			return b.intents.of(checker.Key{Service: service.Name, Server: addr})
+		},
+	}, &s.quorum)
+	b.want[service.Key()] = s.decision.service
+	if !s.decision.changed {
+		return
+	}
+	e := status.Event{Level: slog.LevelInfo, What: "service up", Service: service.Name,
+		Cause: fmt.Sprintf("weight %d, quorum %d", s.decision.weight, service.Quorum)}
+	if !s.decision.up {
+		e.Level, e.What = slog.LevelWarn, "service down"
+		if s.decision.sorry {
+			e.Cause += fmt.Sprintf(", sorry server %v takes over", service.SorryServer)
+		}
+	}
+	b.emit(e)
+}
+
+// report takes in the outcome of one check.
+func (b *balancer) report(ctx context.Context, r checker.Report) {
+	// After Set returns, the loop reports only what was set: both are known.
+	server, service := b.servers[r.Key], b.services[r.Service]
+	service.checks.Observe(r.Took)
+	if r.Err == nil {
+		server.ok++
+	} else {
+		server.failed++
+		server.cause = r.Err.Error()
+		b.log.Debug("check failed", "service", r.Service, "server", r.Server, "cause", r.Err, "took", r.Took)
+	}
+	if !r.Changed {
+		return
+	}
+	server.state, server.since = r.State, r.At
+	e := status.Event{Level: slog.LevelInfo, What: "server up", Service: r.Service, Server: r.Server}
+	if r.State == checker.Down {
+		e.Level, e.What, e.Cause = slog.LevelWarn, "server down", server.cause
+	}
+	b.emit(e)
+	b.decide(service)
+	b.keep.apply(ctx, time.Now(), b.want)
+}
+
+// stop ends as the configuration says.
+func (b *balancer) stop(ctx context.Context) error {
+	if b.cfg == nil || b.cfg.Global.OnStop == config.Leave {
+		return nil
+	}
+	b.keep.remove(ctx, time.Now())
+	return b.fwd.undo()
+}
+
+// snapshot is what is true now, the kernel's numbers read afresh.
+func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
+	if b.cfg == nil {
+		return nil, errors.New("no configuration yet")
+	}
+	table, stats, err := b.client.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	snap := &status.Snapshot{
+		Time:    time.Now(),
+		Node:    b.cfg.Global.Node,
+		Sysctls: slices.Clone(b.fwd.plan),
+		Totals:  *b.totals,
+	}
+	for _, service := range b.cfg.Services {
+		snap.Services = append(snap.Services, b.describe(b.services[service.Name], table[service.Key()], stats[service.Key()]))
+	}
+	ours := entriesOf(b.want)
+	maps.Copy(ours, b.keep.owned.entries)
+	for _, key := range slices.SortedFunc(maps.Keys(table), ipvsctl.ServiceKey.Compare) {
+		if ours[key] == nil {
+			snap.ForeignServices = append(snap.ForeignServices, key)
+		}
+	}
+	return snap, nil
+}
+
+// describe is one service as the kernel has it, beside what is wanted of it and why.
+func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsctl.ServiceStats) status.Service {
+	service := s.config
+	out := status.Service{
+		Name:        service.Name,
+		Key:         service.Key(),
+		Scheduler:   string(service.Scheduler),
+		Forward:     service.Forward,
+		Up:          s.decision.up,
+		Quorum:      service.Quorum,
+		Weight:      s.decision.weight,
+		Sorry:       service.SorryServer,
+		SorryActive: s.decision.sorry,
+		Problem:     b.keep.problem(service.Key()),
+		Counters:    counted.Counters,
+		Checked:     service.Check != nil,
+		Checks:      s.checks,
+	}
+	out.Checks.Buckets = slices.Clone(s.checks.Buckets)
+	foreign := maps.Clone(have.Destinations)
+	delete(foreign, service.SorryServer)
+	for _, server := range service.Servers {
+		key := checker.Key{Service: service.Name, Server: server.Addr()}
+		state := b.servers[key]
+		destination, present := have.Destinations[key.Server]
+		numbers := counted.Destinations[key.Server]
+		delete(foreign, key.Server)
+		out.Servers = append(out.Servers, status.Server{
+			Addr:       key.Server,
+			State:      state.state,
+			Since:      state.since,
+			Reason:     s.decision.reasons[key.Server],
+			Configured: server.Weight,
+			Weight:     destination.Weight,
+			Absent:     !present,
+			Intent:     b.intents.of(key),
+			OK:         state.ok,
+			Failed:     state.failed,
+			Active:     numbers.Active,
+			Inactive:   numbers.Inactive,
+			Counters:   numbers.Counters,
+		})
+	}
+	for addr := range foreign {
+		if !b.keep.owned.entries[service.Key()][addr] {
+			out.ForeignServers = append(out.ForeignServers, addr)
+		}
+	}
+	slices.SortFunc(out.ForeignServers, netip.AddrPort.Compare)
+	return out
+}
+
+// emit records a decision: in the log now, and in the parent's ring as soon as it takes it.
+func (b *balancer) emit(e status.Event) {
+	e.Time = time.Now()
+	logEvent(b.log, e)
+	select {
+	case b.events <- e:
+	default:
+		b.totals.Lost++
+	}
+}
+
+func (b *balancer) sendEvents(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-b.events:
+			if b.conn.send(message{Kind: kindEvent, Event: &e}) != nil {
+				return // the reader sees the same end and says so
+			}
+		}
+	}
+}
+
+// readRequests hands the parent's requests to the loop until the parent is gone, and says why it ended.
+func readRequests(ctx context.Context, c *conn, requests chan<- message) error {
+	for {
+		m, err := c.receive()
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+			return errors.New("the parent is gone")
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case requests <- m:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// refuseAll answers every request with the reason why this process can do nothing, until the parent hangs up.
+func refuseAll(c *conn, reason error) error {
+	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
+		return err
+	}
+	for {
+		m, err := c.receive()
+		if err != nil {
+			return reason
+		}
+		if err := c.send(message{Kind: kindAnswer, ID: m.ID, Error: reason.Error()}); err != nil {
+			return reason
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package director
+
+import (
+	"fmt"
+	"net/netip"
+
+	"poise/checker"
+	"poise/config"
+	"poise/internal/status"
+	"poise/ipvsctl"
+)
+
+// knowledge is what a decision about one service rests on, beside its configuration.
+type knowledge struct {
+	// verdict is what the checks say of a server, and why.
+	verdict func(netip.AddrPort) (checker.State, string)
+	// intent is what an operator wants of a server; nil when nobody wants anything.
+	intent func(netip.AddrPort) *status.Intent
+	// found is the weight that a server without a verdict had in the kernel when poise began to care for it.
+	found func(netip.AddrPort) (weight int, inKernel bool)
+}
+
+// decision is what one service should be in the kernel, and why.
+type decision struct {
+	service ipvsctl.Service
+	weight  int  // of the servers that count towards the quorum
+	up      bool // the quorum is met
+	changed bool // up is not what it was
+	sorry   bool // the sorry server has taken over
+	reasons map[netip.AddrPort]string
+}
+
+// decide is the rule by which checks, operators and the quorum move weights. The quorum remembers
+// its last decision; all else is values.
+func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
+	d := decision{
+		service: ipvsctl.Service{
+			Settings:     ipvsctl.Settings{Scheduler: string(s.Scheduler), Persistence: s.Persistence},
+			Destinations: make(map[netip.AddrPort]ipvsctl.Destination),
+		},
+		reasons: make(map[netip.AddrPort]string),
+	}
+	undecided := false
+	for _, server := range s.Servers {
+		addr := server.Addr()
+		place := placeOf(s, server, know)
+		d.reasons[addr] = place.reason
+		d.weight += place.weight
+		undecided = undecided || place.unknown
+		if place.inTable {
+			d.service.Destinations[addr] = ipvsctl.Destination{Method: s.Forward, Weight: place.weight}
+		}
+	}
+
+	// At the very start no server has a verdict and the kernel may have none of them: that is not yet
+	// a lost quorum, so the sorry server waits until the servers have had their say.
+	if d.weight >= s.Quorum || quorum.Decided() || !undecided {
+		d.changed = quorum.Observe(d.weight)
+	}
+	d.up = quorum.Held()
+	d.sorry = s.SorryServer.IsValid() && quorum.Decided() && !d.up
+	if d.sorry {
+		for addr, destination := range d.service.Destinations {
+			if destination.Weight == 0 {
+				continue
+			}
+			d.reasons[addr] = fmt.Sprintf("quorum lost: %d of %d", d.weight, s.Quorum)
+			if onFailure(s) == checker.Remove {
+				delete(d.service.Destinations, addr)
+			} else {
+				destination.Weight = 0
+				d.service.Destinations[addr] = destination
+			}
+		}
+		d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: 1}
+	}
+	return d
+}
+
+// place is where one server stands by itself, before the quorum has its say.
+type place struct {
+	weight  int
+	inTable bool // with weight 0 too: its connections go on
+	unknown bool // no verdict yet
+	reason  string
+}
+
+func placeOf(s config.Service, server config.Server, know knowledge) place {
+	addr := server.Addr()
+	weight, reason := server.Weight, "up"
+	intent := know.intent(addr)
+	switch {
+	case intent == nil:
+	case intent.Drain:
+		weight, reason = 0, "drained"+because(intent)
+	case intent.Weight != nil:
+		weight, reason = *intent.Weight, "weight set"+because(intent)
+	}
+	if s.Check == nil {
+		return place{weight, true, false, reason}
+	}
+	switch state, cause := know.verdict(addr); {
+	case state == checker.Down && intent != nil:
+		return place{0, s.Check.OnFailure == checker.WeightZero, false, "down: " + cause + "; " + reason}
+	case state == checker.Down:
+		return place{0, s.Check.OnFailure == checker.WeightZero, false, "down: " + cause}
+	case state == checker.Up:
+		return place{weight, true, false, reason}
+	case s.Check.Initial == checker.InitialUp:
+		return place{weight, true, true, "not checked yet, initial = up"}
+	}
+	// Without a verdict the kernel's own state is the best guess: after a restart it is right almost always.
+	found, inKernel := know.found(addr)
+	switch {
+	case !inKernel:
+		return place{0, s.Check.OnFailure == checker.WeightZero, true, "not checked yet"}
+	case intent != nil:
+		return place{min(found, weight), true, true, reason}
+	default:
+		return place{found, true, true, "not checked yet, weight as found"}
+	}
+}
+
+// onFailure is how the service takes servers out; one without checks only ever does so for its sorry server.
+func onFailure(s config.Service) checker.OnFailure {
+	if s.Check == nil {
+		return checker.WeightZero
+	}
+	return s.Check.OnFailure
+}
+
+// because is who asked and why: " by root: new disk".
+func because(in *status.Intent) string {
+	text := " by " + in.By
+	if in.Reason != "" {
+		text += ": " + in.Reason
+	}
+	return text
+}

@@ -1,0 +1,207 @@
+package director
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+
+	"poise/config"
+	"poise/internal/host"
+	"poise/internal/status"
+	"poise/ipvsctl"
+)
+
+const (
+	ipForward          = "net.ipv4.ip_forward"
+	allAcceptRedirects = "net.ipv4.conf.all.accept_redirects"
+)
+
+// forwardingPlan returns the kernel settings that the configured services need, in the order to write
+// them. interfaces are those over which redirects would be sent.
+func forwardingPlan(cfg *config.Config, interfaces []string) []status.Sysctl {
+	var plan []status.Sysctl
+	want := func(name, value string) { plan = append(plan, status.Sysctl{Name: name, Want: value}) }
+	// First, because the kernel resets settings of every interface when it changes. Only NAT needs it: with
+	// the others the replies do not come back through the director.
+	if slices.ContainsFunc(cfg.Services, func(s config.Service) bool { return s.Forward == ipvsctl.NAT }) {
+		want(ipForward, "1")
+	}
+	// A redirect tells clients of the same segment to bypass the director. The value in force is
+	// "all" or the interface's, so both must be off; "default" is for interfaces yet to come.
+	for _, name := range append([]string{"all", "default"}, interfaces...) {
+		want(host.SysctlName("net", "ipv4", "conf", name, "send_redirects"), "0")
+	}
+	// Without these a removed server swallows the packets of its old connections for as long as they try,
+	// and a persistent client stays with a server that gets no new connections.
+	want("net.ipv4.vs.expire_nodest_conn", "1")
+	want("net.ipv4.vs.expire_quiescent_template", "1")
+	return plan
+}
+
+// facingInterfaces are the interfaces the file names, else those through which the servers are reached.
+func facingInterfaces(cfg *config.Config) ([]string, error) {
+	if len(cfg.Global.Interfaces) > 0 {
+		for _, name := range cfg.Global.Interfaces {
+			exists, err := host.LinkExists(name)
+			if err != nil {
+				return nil, err
+			}
+			if !exists {
+				return nil, fmt.Errorf("global: interfaces: this host has no interface %q (\"ip link\" lists those it has)", name)
+			}
+		}
+		return cfg.Global.Interfaces, nil
+	}
+	var names []string
+	for _, service := range cfg.Services {
+		for _, server := range service.Servers {
+			// A server without a route is no reason to stop: the kernel will refuse it by name.
+			if name, err := host.Outgoing(server.Address); err == nil && name != "lo" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// sysctls is what forwarding needs of host.Sysctls.
+type sysctls interface {
+	Read(name string) (string, error)
+	Write(name, value string) error
+	Writable(name string) error
+	List(name string) ([]string, error)
+}
+
+// forwarding keeps the kernel settings as planned and remembers what they were.
+type forwarding struct {
+	sysctls sysctls
+	record  *host.Record
+	emit    func(status.Event)
+	totals  *status.Totals
+
+	plan    []status.Sysctl // with the last value seen and the last problem
+	settled bool            // the plan was in force once: a difference since then is somebody else's
+}
+
+// check tells, without changing anything, whether the plan can be carried out: a setting that is right
+// already need not be writable.
+func (f *forwarding) check(plan []status.Sysctl) error {
+	var errs []error
+	for _, s := range plan {
+		value, err := f.sysctls.Read(s.Name)
+		if err == nil && value != s.Want {
+			err = f.sysctls.Writable(s.Name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s must be %s: %w", s.Name, s.Want, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setPlan replaces what is wanted.
+func (f *forwarding) setPlan(plan []status.Sysctl) {
+	f.plan, f.settled = plan, false
+}
+
+// keep makes every setting what the plan says.
+func (f *forwarding) keep() {
+	if !f.settled {
+		if err := f.remember(); err != nil {
+			f.emit(status.Event{Level: slog.LevelError, What: "former sysctls not recorded", Cause: err.Error()})
+		}
+	}
+	for i := range f.plan {
+		s := &f.plan[i]
+		was, err := f.sysctls.Read(s.Name)
+		if err == nil && was != s.Want {
+			if err = f.sysctls.Write(s.Name, s.Want); err == nil {
+				f.say(s, was)
+				was = s.Want
+			}
+		}
+		s.Value = was
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if problem != s.Problem && problem != "" {
+			f.emit(status.Event{Level: slog.LevelError, What: "sysctl not set", Cause: problem})
+		}
+		s.Problem = problem
+	}
+	f.settled = true
+}
+
+func (f *forwarding) say(s *status.Sysctl, was string) {
+	change := fmt.Sprintf("%s = %s (was %s)", s.Name, s.Want, was)
+	if !f.settled {
+		f.emit(status.Event{Level: slog.LevelInfo, What: "sysctl set", Cause: change})
+		return
+	}
+	f.totals.Drift++
+	f.emit(status.Event{Level: slog.LevelWarn, What: "drift", Cause: "changed by somebody else, put back: " + change})
+}
+
+// remember notes what the settings are that are about to change. Switching ip_forward also overwrites
+// each interface's forwarding and all.accept_redirects (inet_forward_change in net/ipv4/devinet.c),
+// so these are noted behind it and will be restored after it.
+func (f *forwarding) remember() error {
+	for _, s := range f.plan {
+		value, err := f.sysctls.Read(s.Name)
+		if err != nil || value == s.Want {
+			continue // keep will say what is wrong
+		}
+		if err := f.record.Remember(s.Name, value); err != nil {
+			return err
+		}
+		if s.Name != ipForward {
+			continue
+		}
+		names := []string{allAcceptRedirects}
+		interfaces, err := f.sysctls.List("net.ipv4.conf")
+		if err != nil {
+			return err
+		}
+		for _, name := range interfaces {
+			if name != "all" { // which is ip_forward itself
+				names = append(names, host.SysctlName("net", "ipv4", "conf", name, "forwarding"))
+			}
+		}
+		for _, name := range names {
+			value, err := f.sysctls.Read(name)
+			if err != nil {
+				return err
+			}
+			if err := f.record.Remember(name, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// undo puts back what was there before the first run.
+func (f *forwarding) undo() error {
+	var errs []error
+	for _, former := range f.record.All() {
+		value, err := f.sysctls.Read(former.Key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the interface is gone
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		case value != former.Value:
+			if err := f.sysctls.Write(former.Key, former.Value); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			f.emit(status.Event{Level: slog.LevelInfo, What: "sysctl restored", Cause: fmt.Sprintf("%s = %s (was %s)", former.Key, former.Value, value)})
+		}
+		errs = append(errs, f.record.Forget(former.Key))
+	}
+	return errors.Join(errs...)
+}

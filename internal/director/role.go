@@ -1,0 +1,43 @@
+package director
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// The roles a child of the daemon can play.
+const roleBalancer = "balancer"
+
+// The descriptors that startChild hands down.
+const (
+	fdParent = 3
+	fdLock   = 4
+)
+
+// ChildRole tells which role a process with these arguments has to play, if any. It is asked before the
+// command line is parsed: a child is this same program under another name.
+func ChildRole(args []string) (role string, ok bool) {
+	if len(args) == 2 && filepath.Base(args[0]) == childName(roleBalancer) {
+		return roleBalancer, true
+	}
+	return "", false
+}
+
+// RunChild plays the role until the parent says stop or is gone. args are the child's own.
+func RunChild(role string, args []string, log *slog.Logger) error {
+	// Signals sent to the whole group are the parent's to answer: it tells its children what to do.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	unix.CloseOnExec(fdParent)
+	unix.CloseOnExec(fdLock)
+	c, err := fileConn(os.NewFile(fdParent, "parent"))
+	if err != nil {
+		return fmt.Errorf("%s: only poise run starts this: %w", childName(role), err)
+	}
+	return runBalancer(context.Background(), c, args[1], log)
+}
