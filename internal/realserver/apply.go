@@ -1,0 +1,84 @@
+package realserver
+
+import (
+	"errors"
+	"fmt"
+
+	"poise/internal/host"
+)
+
+// Change is what became of one setting.
+type Change struct {
+	Key           string
+	Before, After string // equal when there was nothing to do
+	Left          string // why Undo left the value alone; else empty
+}
+
+// Apply takes the steps for s that are still to take and returns what became of each. Former
+// values go to the record in dir first; VIPs of earlier calls stay. A step that cannot be taken
+// ends it, with an error and the changes made before.
+func Apply(dir string, s Settings) ([]Change, error) {
+	steps, err := Plan(s)
+	if err != nil {
+		return nil, err
+	}
+	return withRecord(dir, func(rec *host.Record) ([]Change, error) {
+		return apply(kernel{}, rec, steps)
+	})
+}
+
+func apply(sys system, rec *host.Record, steps []Step) ([]Change, error) {
+	changes, err := toApply(sys, steps)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range changes {
+		// Also what needs no change: the record is what undo and status know of earlier calls.
+		err := rec.Remember(c.Key, c.Before)
+		if err == nil {
+			err = c.perform(sys)
+		}
+		if err != nil {
+			return changes[:i], fmt.Errorf("%w; undo restores what was changed before", err)
+		}
+	}
+	return changes, nil
+}
+
+// toApply returns a change for each step, or an error when one of them is bound to be in vain.
+func toApply(sys system, steps []Step) ([]Change, error) {
+	states, err := look(sys, steps)
+	if err != nil {
+		return nil, err
+	}
+	overriding, err := overrides(sys, states)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, o := range overriding {
+		errs = append(errs, fmt.Errorf("%s = %s: overrides the value for all and exposes the VIP: set it to %s", o.Key, o.Now, o.Want[0]))
+	}
+	var changes []Change
+	for _, s := range states {
+		c := Change{Key: s.Key, Before: s.Now, After: s.goal()}
+		changes = append(changes, c)
+		errs = append(errs, c.possible(sys))
+	}
+	return changes, errors.Join(errs...)
+}
+
+// possible is nil when perform may be tried.
+func (c Change) possible(sys system) error {
+	if c.Before == c.After {
+		return nil
+	}
+	return sys.settable(c.Key)
+}
+
+func (c Change) perform(sys system) error {
+	if c.Before == c.After {
+		return nil
+	}
+	return sys.set(c.Key, c.After)
+}

@@ -1,0 +1,286 @@
+package realserver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"poise/internal/host"
+)
+
+const (
+	ignore   = "net.ipv4.conf.all.arp_ignore"
+	announce = "net.ipv4.conf.all.arp_announce"
+	vip10    = "192.0.2.10/32 on lo"
+	vip11    = "192.0.2.11/32 on lo"
+)
+
+// fakeSystem is a host in memory: the values that differ from "0" and absent.
+type fakeSystem struct {
+	values   map[string]string
+	links    []string
+	readOnly bool
+	killIn   int  // the run ends at this call of set, from 1; 0 for never
+	killLate bool // after the call has taken effect
+}
+
+var errKilled = errors.New("killed")
+
+func (f *fakeSystem) get(key string) (string, error) {
+	if value, ok := f.values[key]; ok {
+		return value, nil
+	}
+	if _, ok := vipOf(key); ok {
+		return absent, nil
+	}
+	if strings.Contains(key, ".gone.") {
+		return "", fmt.Errorf("%s: %w", key, fs.ErrNotExist)
+	}
+	return "0", nil
+}
+
+func (f *fakeSystem) set(key, value string) error {
+	killed := f.killIn == 1
+	f.killIn--
+	if killed && !f.killLate {
+		return errKilled
+	}
+	if value == "0" || value == absent {
+		delete(f.values, key)
+	} else {
+		f.values[key] = value
+	}
+	if killed {
+		return errKilled
+	}
+	return nil
+}
+
+func (f *fakeSystem) settable(key string) error {
+	if f.readOnly {
+		return fmt.Errorf("%s: %w", key, fs.ErrPermission)
+	}
+	return nil
+}
+
+func (f *fakeSystem) interfaces() ([]string, error) {
+	return append([]string{"all", "default", "lo"}, f.links...), nil
+}
+
+// run is one `poise realserver` over a host and the record that outlives it.
+type run struct {
+	t      *testing.T
+	sys    *fakeSystem
+	record string
+}
+
+func newRun(t *testing.T, values map[string]string) run {
+	return run{t, &fakeSystem{values: values}, filepath.Join(t.TempDir(), "realserver.json")}
+}
+
+func (r run) open() *host.Record {
+	r.t.Helper()
+	rec, err := host.OpenRecord(r.record)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return rec
+}
+
+func (r run) apply(vips ...string) ([]Change, error) {
+	r.t.Helper()
+	steps, err := Plan(Settings{"dr", addrs(vips...)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return apply(r.sys, r.open(), steps)
+}
+
+func (r run) undo(vips ...string) ([]Change, error) {
+	r.t.Helper()
+	return undo(r.sys, r.open(), addrs(vips...))
+}
+
+// expect checks a run's changes, and the host after it.
+func (r run) expect(what string, changes []Change, err error, want []Change, host map[string]string) {
+	r.t.Helper()
+	if err != nil || !slices.Equal(changes, want) {
+		r.t.Errorf("%s: %v, %v\nwant %v", what, changes, err, want)
+	}
+	if !maps.Equal(r.sys.values, host) {
+		r.t.Errorf("%s: host %v, want %v", what, r.sys.values, host)
+	}
+}
+
+func TestApplyAndUndo(t *testing.T) {
+	r := newRun(t, map[string]string{announce: "1"})
+	applied := map[string]string{ignore: "1", announce: "2", vip10: present}
+
+	changes, err := r.apply("192.0.2.10")
+	r.expect("apply", changes, err, []Change{{ignore, "0", "1", ""}, {announce, "1", "2", ""}, {vip10, absent, present, ""}}, applied)
+	changes, err = r.apply("192.0.2.10")
+	r.expect("again", changes, err, []Change{{ignore, "1", "1", ""}, {announce, "2", "2", ""}, {vip10, present, present, ""}}, applied)
+	changes, err = r.undo()
+	r.expect("undo", changes, err, []Change{{vip10, present, absent, ""}, {announce, "2", "1", ""}, {ignore, "1", "0", ""}}, map[string]string{announce: "1"})
+	changes, err = r.undo()
+	r.expect("again", changes, err, nil, map[string]string{announce: "1"})
+}
+
+func TestWhatWasThereStays(t *testing.T) {
+	before := map[string]string{ignore: "8", announce: "2", vip10: present}
+	r := newRun(t, maps.Clone(before))
+	changes, err := r.apply("192.0.2.10")
+	r.expect("apply", changes, err, []Change{{ignore, "8", "8", ""}, {announce, "2", "2", ""}, {vip10, present, present, ""}}, before)
+	changes, err = r.undo()
+	r.expect("undo", changes, err, []Change{{vip10, present, present, ""}, {announce, "2", "2", ""}, {ignore, "8", "8", ""}}, before)
+}
+
+func TestUndoOneByOne(t *testing.T) {
+	r := newRun(t, map[string]string{})
+	for _, vip := range []string{"192.0.2.10", "192.0.2.11"} {
+		if _, err := r.apply(vip); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := map[string]string{ignore: "1", announce: "2", vip10: present, vip11: present}
+	changes, err := r.undo("192.0.2.99")
+	r.expect("unknown", changes, err, nil, both)
+	changes, err = r.undo("192.0.2.10")
+	r.expect("first", changes, err, []Change{{vip10, present, absent, ""}}, map[string]string{ignore: "1", announce: "2", vip11: present})
+	changes, err = r.undo("192.0.2.11")
+	r.expect("last", changes, err, []Change{{vip11, present, absent, ""}, {announce, "2", "0", ""}, {ignore, "1", "0", ""}}, map[string]string{})
+}
+
+func TestUndoLeavesWhatOthersSet(t *testing.T) {
+	r := newRun(t, map[string]string{})
+	if _, err := r.apply("192.0.2.10"); err != nil {
+		t.Fatal(err)
+	}
+	r.sys.values[ignore] = "2"  // stricter than ours
+	delete(r.sys.values, vip10) // restored by hand
+	changes, err := r.undo()
+	want := []Change{{vip10, absent, absent, ""}, {announce, "2", "0", ""}, {ignore, "2", "2", "set by somebody else since"}}
+	r.expect("undo", changes, err, want, map[string]string{ignore: "2"})
+	if left := r.open().All(); len(left) != 0 {
+		t.Errorf("still recorded: %v", left)
+	}
+}
+
+// TestKilledRuns ends a run at each change, before and after it takes effect. Whatever runs
+// follow, undo must restore the host, and apply complete.
+func TestKilledRuns(t *testing.T) {
+	before := map[string]string{announce: "1", vip11: present}
+	after := map[string]map[string]string{
+		"apply": {ignore: "1", announce: "2", vip10: present, vip11: present},
+		"undo":  before,
+	}
+	for _, tc := range []struct {
+		runs   string
+		killed int // index of the run
+	}{
+		{"apply undo", 0},
+		{"apply apply undo", 0},
+		{"apply undo undo", 1},
+		{"apply undo apply undo", 1},
+	} {
+		for change := 1; change <= 3; change++ {
+			for _, late := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%d/late=%v", tc.runs, change, late), func(t *testing.T) {
+					r := newRun(t, maps.Clone(before))
+					for i, command := range strings.Fields(tc.runs) {
+						var want error
+						if i == tc.killed {
+							r.sys.killIn, r.sys.killLate, want = change, late, errKilled
+						}
+						var err error
+						if command == "apply" {
+							_, err = r.apply("192.0.2.10", "192.0.2.11")
+						} else {
+							_, err = r.undo()
+						}
+						if !errors.Is(err, want) {
+							t.Fatalf("%s %d: error %v, want %v", command, i, err, want)
+						}
+						if want == nil && !maps.Equal(r.sys.values, after[command]) {
+							t.Errorf("%s %d: host %v, want %v", command, i, r.sys.values, after[command])
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestApplyChangesNothingWhenItCannotSucceed(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		values   map[string]string
+		readOnly bool
+		want     string // in the error; empty for success
+	}{
+		{"read-only", map[string]string{}, true, ignore + ": permission denied"},
+		{"read-only and already so", map[string]string{ignore: "1", announce: "2", vip10: present}, true, ""},
+		{"larger and loud", map[string]string{"net.ipv4.conf.eth0/100.arp_ignore": "3"}, false, "net.ipv4.conf.eth0/100.arp_ignore = 3: overrides"},
+		{"on links to come", map[string]string{"net.ipv4.conf.default.arp_announce": "3"}, false, "net.ipv4.conf.default.arp_announce = 3: overrides"},
+		{"larger and silent", map[string]string{"net.ipv4.conf.eth0/100.arp_ignore": "8"}, false, ""},
+		{"smaller than all's", map[string]string{ignore: "8", "net.ipv4.conf.eth0/100.arp_ignore": "3"}, false, ""},
+		{"lo does no ARP", map[string]string{"net.ipv4.conf.lo.arp_ignore": "3"}, false, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRun(t, maps.Clone(tc.values))
+			r.sys.links, r.sys.readOnly = []string{"eth0.100", "gone"}, tc.readOnly
+			_, err := r.apply("192.0.2.10")
+			if tc.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !strings.Contains(errorText(err), tc.want) {
+				t.Errorf("error %v, want %s", err, tc.want)
+			}
+			if recorded := r.open().All(); !maps.Equal(r.sys.values, tc.values) || len(recorded) != 0 {
+				t.Errorf("host %v, recorded %v", r.sys.values, recorded)
+			}
+		})
+	}
+}
+
+func TestStatus(t *testing.T) {
+	r := newRun(t, map[string]string{announce: "1"})
+	if _, err := r.apply("192.0.2.10"); err != nil {
+		t.Fatal(err)
+	}
+	r.sys.values[announce] = "1" // drift
+	r.sys.values[vip11] = present
+	r.sys.links = []string{"eth0"}
+	r.sys.values["net.ipv4.conf.eth0.arp_ignore"] = "3"
+
+	if got, want := recordedVIPs(r.open()), addrs("192.0.2.10"); !slices.Equal(got, want) {
+		t.Errorf("recorded VIPs %v, want %v", got, want)
+	}
+	steps, err := Plan(Settings{"dr", addrs("192.0.2.10", "192.0.2.11")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	states, err := status(r.sys, r.open(), steps)
+	var got []string
+	for _, s := range states {
+		got = append(got, fmt.Sprintf("%s %s ok=%v former=%q", s.Key, s.Now, s.OK(), s.Former))
+	}
+	want := []string{
+		ignore + ` 1 ok=true former="0"`,
+		announce + ` 1 ok=false former="1"`,
+		vip10 + ` present ok=true former="absent"`,
+		vip11 + ` present ok=true former=""`,
+		`net.ipv4.conf.eth0.arp_ignore 3 ok=false former=""`,
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v\n%s\nwant\n%s", err, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

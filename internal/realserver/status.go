@@ -1,0 +1,123 @@
+package realserver
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"poise/internal/host"
+)
+
+// State is one setting as the host has it.
+type State struct {
+	Step
+	Now    string
+	Former string // before Apply; empty when Apply has not been asked for it
+}
+
+// OK tells whether the setting is as direct routing needs it.
+func (s State) OK() bool {
+	return slices.Contains(s.Want, s.Now)
+}
+
+// goal is the value the setting has after Apply.
+func (s State) goal() string {
+	if s.OK() {
+		return s.Now
+	}
+	return s.Want[0]
+}
+
+// Status returns the state of each step for s, or when s names no VIP, for the VIPs applied.
+// Interfaces whose own ARP settings spoil those for all follow as further states.
+func Status(dir string, s Settings) ([]State, error) {
+	rec, err := host.OpenRecord(recordPath(dir))
+	if err != nil {
+		return nil, err
+	}
+	if len(s.VIPs) == 0 {
+		s.VIPs = recordedVIPs(rec)
+	}
+	steps, err := Plan(s)
+	if err != nil {
+		return nil, err
+	}
+	return status(kernel{}, rec, steps)
+}
+
+func recordedVIPs(rec *host.Record) []netip.Addr {
+	var vips []netip.Addr
+	for _, f := range rec.All() {
+		if p, ok := vipOf(f.Key); ok {
+			vips = append(vips, p.Addr())
+		}
+	}
+	return vips
+}
+
+func status(sys system, rec *host.Record, steps []Step) ([]State, error) {
+	states, err := look(sys, steps)
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range states {
+		states[i].Former, _ = rec.Former(s.Key)
+	}
+	overriding, err := overrides(sys, states)
+	return append(states, overriding...), err
+}
+
+func look(sys system, steps []Step) ([]State, error) {
+	var states []State
+	for _, step := range steps {
+		now, err := sys.get(step.Key)
+		if err != nil {
+			return nil, err
+		}
+		states = append(states, State{Step: step, Now: now})
+	}
+	return states, nil
+}
+
+// overrides returns the interfaces' own settings that are larger than all's goal, and so in
+// force, but not as wanted. "default" is among them: interfaces to come inherit it.
+func overrides(sys system, states []State) ([]State, error) {
+	interfaces, err := sys.interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var found []State
+	for _, s := range states {
+		_, setting, isSysctl := strings.Cut(s.Key, ".all.")
+		if !isSysctl {
+			continue
+		}
+		for _, ifname := range interfaces {
+			if ifname == "all" || ifname == "lo" { // lo does no ARP
+				continue
+			}
+			key := host.SysctlName("net", "ipv4", "conf", ifname, setting)
+			now, err := sys.get(key)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // the interface has just gone
+			}
+			if err != nil {
+				return nil, err
+			}
+			if larger(now, s.goal()) && !slices.Contains(s.Want, now) {
+				found = append(found, State{Step: Step{key, []string{"0"}}, Now: now})
+			}
+		}
+	}
+	return found, nil
+}
+
+// larger compares two sysctl values; they are numbers, as the kernel wrote them.
+func larger(a, b string) bool {
+	x, _ := strconv.Atoi(a)
+	y, _ := strconv.Atoi(b)
+	return x > y
+}

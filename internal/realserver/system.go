@@ -1,0 +1,88 @@
+package realserver
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"poise/internal/host"
+)
+
+// system is the host as steps see it: keys and their values.
+type system interface {
+	get(key string) (string, error)
+	set(key, value string) error
+	settable(key string) error     // nil when set may be tried; changes nothing
+	interfaces() ([]string, error) // those with ARP settings, and "all" and "default"
+}
+
+// kernel is the real system.
+type kernel struct {
+	host.Sysctls
+}
+
+func (k kernel) get(key string) (string, error) {
+	p, ok := vipOf(key)
+	if !ok {
+		return k.Read(key)
+	}
+	has, err := host.HasAddr("lo", p)
+	if has {
+		return present, err
+	}
+	return absent, err
+}
+
+func (k kernel) set(key, value string) (err error) {
+	p, ok := vipOf(key)
+	switch {
+	case !ok:
+		err = k.Write(key, value)
+	case value == present:
+		_, err = host.AddAddr("lo", p)
+	default:
+		_, err = host.DelAddr("lo", p)
+	}
+	return err
+}
+
+func (k kernel) settable(key string) error {
+	if _, ok := vipOf(key); ok {
+		return nil // withRecord has asked for the privilege
+	}
+	return k.Writable(key)
+}
+
+func (k kernel) interfaces() ([]string, error) {
+	return k.List("net.ipv4.conf")
+}
+
+func recordPath(dir string) string {
+	return filepath.Join(dir, "realserver.json")
+}
+
+// withRecord calls change with the record in dir, which no other process changes meanwhile.
+func withRecord(dir string, change func(*host.Record) ([]Change, error)) ([]Change, error) {
+	if err := host.NeedNetAdmin(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("runtime directory: %w", err)
+	}
+	// The directory is what is locked: each change replaces the file in it.
+	lock, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("runtime directory: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("runtime directory %s: lock: %w", dir, err)
+	}
+	rec, err := host.OpenRecord(recordPath(dir))
+	if err != nil {
+		return nil, err
+	}
+	return change(rec)
+}

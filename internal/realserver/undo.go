@@ -1,0 +1,78 @@
+package realserver
+
+import (
+	"net/netip"
+	"slices"
+
+	"poise/internal/host"
+)
+
+// Undo restores what was there before Apply, newest first, and returns what became of each. Where
+// s names VIPs it restores only those, and the sysctls with the last one. A value that somebody
+// else has set since stays, and its Change says so.
+func Undo(dir string, s Settings) ([]Change, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	return withRecord(dir, func(rec *host.Record) ([]Change, error) {
+		return undo(kernel{}, rec, s.VIPs)
+	})
+}
+
+func undo(sys system, rec *host.Record, vips []netip.Addr) ([]Change, error) {
+	changes, err := toUndo(sys, rec.All(), vips)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range changes {
+		err := c.perform(sys)
+		if err == nil {
+			err = rec.Forget(c.Key)
+		}
+		if err != nil {
+			return changes[:i], err
+		}
+	}
+	return changes, nil
+}
+
+func toUndo(sys system, former []host.Former, vips []netip.Addr) ([]Change, error) {
+	var changes []Change
+	for _, f := range slices.Backward(chosen(former, vips)) {
+		step, err := stepOf(f.Key)
+		if err != nil {
+			return nil, err
+		}
+		now, err := sys.get(f.Key)
+		if err != nil {
+			return nil, err
+		}
+		c := Change{Key: f.Key, Before: now, After: f.Value}
+		if now != f.Value && now != step.Want[0] {
+			c.After, c.Left = now, "set by somebody else since"
+		}
+		if err := c.possible(sys); err != nil {
+			return nil, err
+		}
+		changes = append(changes, c)
+	}
+	return changes, nil
+}
+
+// chosen returns the entries of these VIPs, all entries when no VIP is named or none is left.
+func chosen(former []host.Former, vips []netip.Addr) []host.Former {
+	var named []host.Former
+	others := false
+	for _, f := range former {
+		p, ok := vipOf(f.Key)
+		if ok && slices.Contains(vips, p.Addr()) {
+			named = append(named, f)
+		} else if ok {
+			others = true
+		}
+	}
+	if len(vips) == 0 || !others {
+		return former
+	}
+	return named
+}
