@@ -1,0 +1,84 @@
+# Each target installs what it needs (tools/deps.sh says what and why) and works from a bare clone.
+# GO is whichever Go >= 1.26 is found; it is looked up when a recipe runs, after deps.
+GO     = $(shell tools/deps.sh go)
+BIN    = $(CURDIR)/bin
+PREFIX ?= /usr/local
+UNITS  ?= /lib/systemd/system
+
+# Tests that need IPVS are called TestLab*; they run on a kernel that has it, the others natively.
+LAB_PACKAGES = $(shell grep -rl '^func TestLab' --include='*_test.go' . | xargs -n1 dirname | sort -u)
+# Where the lab's kernel is promised, lacking it is a failure and not a skip.
+LAB_PROMISE  = $(if $(filter 0,$(shell id -u)),POISE_LAB=require)
+LAB          = CGO_ENABLED=0 $(GO) test -count=1 -exec $(BIN)/labrun -run '^TestLab' -timeout 15m
+
+RELEASE = $(shell git describe --tags --always --dirty 2>/dev/null)
+BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(RELEASE)'
+
+FUZZTIME  ?= 60s
+COLOR      = $(shell [ -t 1 ] && echo always || echo never)
+
+.PHONY: help deps build test test-fast lint fuzz bench demo docs install clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+
+deps: ## install what building, testing and the demo need
+	@tools/deps.sh build demo test
+
+build: ## bin/poise, static
+	@tools/deps.sh build
+	$(BUILD) -o $(BIN)/poise ./cmd/poise
+
+test: test-native test-lab ## everything: natively with the race detector, then the kernel tests in the lab
+
+test-native:
+	@tools/deps.sh build test
+	$(LAB_PROMISE) $(GO) test -race -skip '^TestLab' ./...
+
+test-lab: labrun
+	$(LAB_PROMISE) $(LAB) $(LAB_PACKAGES)
+
+test-fast: ## what needs neither root nor the lab, without the race detector
+	@tools/deps.sh build
+	$(GO) test -skip '^Test(Lab|Netns)' ./...
+
+.PHONY: test-native test-lab labrun
+labrun:
+	@tools/deps.sh build test
+	@CGO_ENABLED=0 $(GO) build -o $(BIN)/labrun ./internal/lab/labrun
+
+lint: ## go vet, staticcheck, gofumpt
+	@tools/deps.sh build
+	@cd tools && $(GO) build -o $(BIN)/ honnef.co/go/tools/cmd/staticcheck mvdan.cc/gofumpt
+	$(GO) vet ./...
+	PATH="$$(dirname $(GO)):$$PATH" $(BIN)/staticcheck ./...
+	@unformatted=$$($(BIN)/gofumpt -l .); [ -z "$$unformatted" ] || { echo "not gofumpt-clean:"; echo "$$unformatted"; exit 1; }
+
+fuzz: ## every fuzz target for FUZZTIME (60s)
+	@tools/deps.sh build
+	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | sed -E 's|^(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | \
+	while read -r package target; do echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; done
+
+bench: ## the benchmarks; docs/performance.md has figures with their conditions
+	@tools/deps.sh build
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+demo: ## one director, three real servers, a client: the story of a night, judged from the kernel
+	@tools/deps.sh build demo
+	@$(BUILD) -o $(BIN)/poise ./cmd/poise
+	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./internal/lab/labrun ./internal/demo
+	@$(BIN)/labrun $(BIN)/demo -poise $(BIN)/poise -color $(COLOR)
+
+docs: ## rewrite the pages that are generated from the code
+	@tools/deps.sh build
+	$(GO) test ./config ./internal/status -run TestDocs -update
+
+install: build ## poise, its systemd unit and the examples, below DESTDIR
+	install -D -m 0755 $(BIN)/poise $(DESTDIR)$(PREFIX)/bin/poise
+	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+	sed 's|@bin@|$(PREFIX)/bin|' contrib/poise.service > $(DESTDIR)$(UNITS)/poise.service
+	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+
+clean: ## remove what was built
+	rm -rf $(BIN)
