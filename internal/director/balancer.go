@@ -67,7 +67,7 @@ type serverState struct {
 	since      time.Time
 	cause      string // why it is down
 	ok, failed uint64
-	found      int // weight in the kernel when poise began to care for it
+	found      int // weight in the kernel when poise began to care for the server
 	inKernel   bool
 }
 
@@ -266,15 +266,17 @@ func (b *balancer) adopt(table ipvsctl.Table) {
 		s.config = service
 		s.quorum.Weight, s.quorum.Hysteresis = service.Quorum, service.QuorumHysteresis
 		services[service.Name] = s
+		addrs := []netip.AddrPort{service.SorryServer}
 		for _, server := range service.Servers {
-			key := checker.Key{Service: service.Name, Server: server.Addr()}
+			addrs = append(addrs, server.Addr())
+		}
+		for _, addr := range addrs {
+			key := checker.Key{Service: service.Name, Server: addr}
 			servers[key] = b.servers[key]
-			if servers[key] == nil {
-				destination, has := table[service.Key()].Destinations[server.Addr()]
+			// A verdict from a configuration that had a check says nothing once there is none.
+			if servers[key] == nil || service.Check == nil {
+				destination, has := table[service.Key()].Destinations[addr]
 				servers[key] = &serverState{found: destination.Weight, inKernel: has}
-			}
-			if service.Check == nil { // a verdict from an earlier configuration says nothing any more
-				servers[key].state = checker.Unknown
 			}
 		}
 	}

@@ -16,7 +16,8 @@ type knowledge struct {
 	verdict func(netip.AddrPort) (checker.State, string)
 	// intent is what an operator wants of a server; nil when nobody wants anything.
 	intent func(netip.AddrPort) *status.Intent
-	// found is the weight that a server without a verdict had in the kernel when poise began to care for it.
+	// found is the weight that a server without a verdict, or the sorry server, had in the kernel when
+	// poise began to care for it.
 	found func(netip.AddrPort) (weight int, inKernel bool)
 }
 
@@ -58,13 +59,20 @@ func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 		d.changed = quorum.Observe(d.weight)
 	}
 	d.up = quorum.Held()
-	d.sorry = s.SorryServer.IsValid() && quorum.Decided() && !d.up
+	if !s.SorryServer.IsValid() || d.up {
+		return d
+	}
+	if weight, inKernel := know.found(s.SorryServer); inKernel && !quorum.Decided() {
+		// It took over before poise began: it stays until the servers have had their say.
+		d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: weight}
+	}
+	d.sorry = quorum.Decided()
 	if d.sorry {
 		for addr, destination := range d.service.Destinations {
 			if destination.Weight == 0 {
 				continue
 			}
-			d.reasons[addr] = fmt.Sprintf("quorum lost: %d of %d", d.weight, s.Quorum)
+			d.reasons[addr] = fmt.Sprintf("no quorum: weight %d, regained at %d", d.weight, s.Quorum+s.QuorumHysteresis)
 			if onFailure(s) == checker.Remove {
 				delete(d.service.Destinations, addr)
 			} else {
