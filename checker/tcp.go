@@ -1,0 +1,17 @@
+package checker
+
+import (
+	"context"
+	"net/netip"
+)
+
+// newTCP asks whether the server's kernel completes a connection. Nothing is sent.
+func newTCP(addr netip.AddrPort, _ Config) (Probe, error) {
+	return func(ctx context.Context) error {
+		conn, err := connect(ctx, addr)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}, nil
+}
