@@ -229,7 +229,6 @@ func (b *balancer) commit(ctx context.Context, epoch uint64, in intents) error {
 	b.prepared = nil
 	b.adopt(table)
 	b.decideAll()
-	b.keep.forget(b.want)
 	b.fwd.keep()
 	b.keep.verify(ctx, time.Now(), b.want)
 	return nil

@@ -27,11 +27,10 @@ type Options struct {
 	Log        *slog.Logger
 }
 
-// How long the parent waits for a child's answer. Programming a large table takes seconds.
+// How long the parent waits for a child's answer before it counts as hung.
 const (
-	prepareTimeout  = 10 * time.Second
-	commitTimeout   = 60 * time.Second
-	snapshotTimeout = 5 * time.Second
+	askTimeout    = 5 * time.Second  // for what takes milliseconds
+	commitTimeout = 60 * time.Second // for what may program or remove a whole table
 )
 
 // parent is the process that reads the file, supervises and listens. One goroutine, in loop, owns the
@@ -129,7 +128,7 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: 1, Config: cfg}); err != nil {
+	if _, err := b.ask(ctx, askTimeout, message{Kind: kindPrepare, Epoch: 1, Config: cfg}); err != nil {
 		b.kill()
 		return err
 	}
@@ -225,7 +224,7 @@ func (p *parent) reload(ctx context.Context) {
 		reject(errors.New("the balancer is being restarted, try again"))
 		return
 	}
-	if _, err := p.balancer.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
+	if _, err := p.balancer.ask(ctx, askTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
 		reject(err)
 		// Not heard when it is the balancer that hangs; a later prepare replaces this one anyway.
 		_ = p.balancer.conn.send(message{Kind: kindAbort, Epoch: p.epoch + 1})
@@ -293,7 +292,12 @@ func (p *parent) stop(cause error) error {
 		return nil
 	}
 	defer p.balancer.kill()
-	_, err := p.balancer.ask(context.Background(), commitTimeout, message{Kind: kindStop})
+	timeout := askTimeout
+	if p.cfg.Global.OnStop == config.Remove {
+		timeout = commitTimeout
+	}
+	// Not with the loop's context, which has ended: that is why this is happening.
+	_, err := p.balancer.ask(context.Background(), timeout, message{Kind: kindStop})
 	return err
 }
 
@@ -322,7 +326,7 @@ func (p *parent) snapshot(ctx context.Context) (*status.Snapshot, error) {
 	}
 	fresh := false
 	if b != nil {
-		if answer, err := b.ask(ctx, snapshotTimeout, message{Kind: kindSnapshot}); err == nil && answer.Snapshot != nil {
+		if answer, err := b.ask(ctx, askTimeout, message{Kind: kindSnapshot}); err == nil && answer.Snapshot != nil {
 			fresh = true
 			if err := p.do(ctx, func() { p.last = answer.Snapshot }); err != nil {
 				return nil, err
@@ -368,7 +372,7 @@ func (p *parent) intend(ctx context.Context, key checker.Key, change func(intent
 			return
 		}
 		next := change(p.intents)
-		if _, err = p.balancer.ask(ctx, commitTimeout, message{Kind: kindIntents, Intents: next}); err != nil {
+		if _, err = p.balancer.ask(ctx, askTimeout, message{Kind: kindIntents, Intents: next}); err != nil {
 			return
 		}
 		p.emit(e)

@@ -83,6 +83,7 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 	// worth more than the memory of whose entries carry it.
 	k.claim(entriesOf(want, k.believed))
 	all := ipvsctl.Diff(k.believed, want)
+	k.forget(all)
 	ops := k.due(now, all)
 	failed := false
 	broken := make(map[ipvsctl.ServiceKey]bool) // services that could not be made: their servers' errors only repeat that
@@ -98,12 +99,13 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 		if op.Kind == ipvsctl.AddService {
 			broken[op.Service] = true
 		} else if broken[op.Service] {
+			delete(k.refused, idOf(op))
 			continue
 		}
 		k.refuse(now, op, err)
 	}
 	if !failed && len(ops) == len(all) {
-		k.believed = want
+		k.believed = maps.Clone(want) // the caller goes on changing its own
 		k.claim(entriesOf(want))
 		return
 	}
@@ -188,13 +190,16 @@ func (k *keeper) accepted(op ipvsctl.Op) {
 	}
 }
 
-// forget drops refusals about entries that nobody wants any more.
-func (k *keeper) forget(want ipvsctl.Table) {
-	maps.DeleteFunc(k.refused, func(id opID, _ *refusal) bool {
-		service, wanted := want[id.service]
-		_, hasServer := service.Destinations[id.server]
-		return !wanted || (id.server.IsValid() && !hasServer && id.kind != ipvsctl.RemoveDestination)
-	})
+// forget drops refusals of changes that are no longer needed: others made them, or wanting has changed.
+func (k *keeper) forget(needed []ipvsctl.Op) {
+	if len(k.refused) == 0 {
+		return
+	}
+	ids := make(map[opID]bool)
+	for _, op := range needed {
+		ids[idOf(op)] = true
+	}
+	maps.DeleteFunc(k.refused, func(id opID, _ *refusal) bool { return !ids[id] })
 }
 
 // problem is what the kernel has against a service, "" when nothing.

@@ -269,6 +269,36 @@ func TestKeeperRefusedServiceIsOneStory(t *testing.T) {
 	}
 }
 
+// What somebody else took away cannot be edited. Added again it is as wanted, and nothing is left to retry.
+func TestKeeperForgetsRefusalsOvertakenByEvents(t *testing.T) {
+	k := &fakeKernel{table: ipvsctl.Table{}}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	keep.verify(t.Context(), begin, tableOf("80: 1/1 2/1"))
+	k.table = tableOf("80: 2/1")
+	keep.apply(t.Context(), begin, tableOf("80: 1/0 2/1"))
+	if keep.nextRetry().IsZero() {
+		t.Fatal("nothing was refused")
+	}
+	keep.apply(t.Context(), keep.nextRetry(), tableOf("80: 1/0 2/1"))
+	expectTable(t, k, "80: 1/0 2/1")
+	if next := keep.nextRetry(); !next.IsZero() {
+		t.Errorf("next retry at %v, want none", next)
+	}
+}
+
+// The caller keeps its table and changes it: that must not look like the kernel's own.
+func TestKeeperSeesChangesOfTheSameTable(t *testing.T) {
+	k := &fakeKernel{table: ipvsctl.Table{}}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	want := tableOf("80: 1/1")
+	keep.apply(t.Context(), begin, want)
+	maps.Copy(want, tableOf("80: 1/0"))
+	keep.apply(t.Context(), begin, want)
+	expectTable(t, k, "80: 1/0")
+}
+
 func TestKeeperUnreadableKernelIsSaidOnce(t *testing.T) {
 	k := &fakeKernel{table: ipvsctl.Table{}, unread: errors.New("read services: no answer")}
 	var events told

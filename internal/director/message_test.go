@@ -1,0 +1,151 @@
+package director
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"poise/checker"
+	"poise/internal/status"
+)
+
+// script is a connection that delivers fixed bytes.
+type script struct {
+	net.Conn
+	io.Reader
+}
+
+func (s script) Read(b []byte) (int, error) { return s.Reader.Read(b) }
+
+func receiveFrom(b []byte) (message, error) {
+	c := &conn{Conn: script{Reader: bytes.NewReader(b)}}
+	return c.receive()
+}
+
+func TestMessageRoundTrip(t *testing.T) {
+	left, right := net.Pipe()
+	defer left.Close()
+	defer right.Close()
+	sent := message{
+		Kind: kindIntents, ID: 7,
+		Intents: intents{}.with(
+			checker.Key{Service: "web", Server: netip.MustParseAddrPort("10.0.0.7:80")},
+			status.Intent{Weight: new(0), Reason: "new disk", By: "root"},
+		),
+	}
+	go func() {
+		if err := (&conn{Conn: left}).send(sent); err != nil {
+			t.Error(err)
+		}
+	}()
+	got, err := (&conn{Conn: right}).receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Kind != sent.Kind || got.ID != sent.ID || len(got.Intents) != 1 || *got.Intents[0].Weight != 0 ||
+		got.Intents[0].Key != sent.Intents[0].Key || got.Intents[0].Reason != "new disk" {
+		t.Errorf("got %+v, want %+v", got, sent)
+	}
+}
+
+func TestReceiveErrors(t *testing.T) {
+	tests := []struct {
+		name  string
+		bytes string
+		want  string
+	}{
+		{"nothing", "", "EOF"},
+		{"half a length", "\x00\x00", "unexpected EOF"},
+		{"half a body", "\x00\x00\x00\x09{", "unexpected EOF"},
+		{"a length beyond reason", "\xff\xff\xff\xff", "at most 67108864 are accepted"},
+		{"no JSON", "\x00\x00\x00\x02xx", "message: invalid character"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := receiveFrom([]byte(tt.bytes))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func FuzzReceive(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x02{}"))
+	f.Add([]byte("\x00\x00\x00\x0f{\"kind\":\"stop\"}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := receiveFrom(b); err == nil && len(b) < 4 {
+			t.Error("a message without a length was accepted")
+		}
+	})
+}
+
+func TestRing(t *testing.T) {
+	r := newRing()
+	_, more := r.since(0)
+	for range ringSize + 5 {
+		r.add(status.Event{What: "x"})
+	}
+	select {
+	case <-more:
+	default:
+		t.Error("who waits for events is not woken")
+	}
+	events, _ := r.since(0)
+	if len(events) != ringSize || events[0].Seq != 6 {
+		t.Errorf("%d events from number %d, want %d from 6", len(events), events[0].Seq, ringSize)
+	}
+	if events, _ := r.since(ringSize + 3); len(events) != 2 {
+		t.Errorf("%d events are new, want 2", len(events))
+	}
+}
+
+func TestIntentsFile(t *testing.T) {
+	path := t.TempDir() + "/intents.json"
+	if in, err := loadIntents(path); in != nil || err != nil {
+		t.Fatalf("without a file: %v, %v", in, err)
+	}
+	web := checker.Key{Service: "web", Server: netip.MustParseAddrPort("10.0.0.7:80")}
+	dns := checker.Key{Service: "dns", Server: web.Server}
+	in := intents{}.with(web, status.Intent{Drain: true, By: "root"}).with(dns, status.Intent{Weight: new(3)})
+	if err := in.save(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := loadIntents(path)
+	if err != nil || !got.of(web).Drain || *got.of(dns).Weight != 3 {
+		t.Errorf("reads back as %+v, %v", got, err)
+	}
+	if got.without(web).of(web) != nil || got.of(web) == nil {
+		t.Error("without must return another value and leave its receiver alone")
+	}
+}
+
+func TestAskSaysWhyThereIsNoAnswer(t *testing.T) {
+	left, right := net.Pipe()
+	c := &child{role: "balancer", conn: &conn{Conn: left}, waiting: make(map[uint64]chan message)}
+	go c.listen(func(status.Event) {})
+	go func() {
+		if _, err := (&conn{Conn: right}).receive(); err != nil {
+			t.Error(err)
+		}
+		right.Close()
+	}()
+	_, err := c.ask(t.Context(), commitTimeout, message{Kind: kindSnapshot})
+	if err == nil || err.Error() != "the balancer has ended" {
+		t.Errorf("error %v", err)
+	}
+
+	left, right = net.Pipe()
+	defer right.Close()
+	c = &child{role: "balancer", conn: &conn{Conn: left}, waiting: make(map[uint64]chan message)}
+	go c.listen(func(status.Event) {})
+	go func() { _, _ = (&conn{Conn: right}).receive() }() // hears the question and says nothing
+	if _, err := c.ask(t.Context(), 1, message{Kind: kindSnapshot}); !errors.Is(err, errNoAnswer) {
+		t.Errorf("error %v, want %v", err, errNoAnswer)
+	}
+	left.Close()
+}
