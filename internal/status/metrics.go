@@ -118,16 +118,16 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.NewInvalidMetric(c.descs[up.Name], err)
 		return
 	}
-	put(up, flag(!s.Balancer.Stale))
+	put(up, oneIf(!s.Balancer.Stale))
 	put(buildInfo, 1, s.Version, runtime.Version())
 	put(configEpoch, float64(s.Config.Epoch))
-	put(configBad, flag(s.Config.Rejected != ""))
+	put(configBad, oneIf(s.Config.Rejected != ""))
 	put(restarts, float64(s.Balancer.Restarts))
 	put(writes, float64(s.Totals.Writes), "ok")
 	put(writes, float64(s.Totals.WriteErrors), "refused")
 	put(drift, float64(s.Totals.Drift))
 	for _, service := range s.Services {
-		put(serviceUp, flag(service.Up), service.Name)
+		put(serviceUp, oneIf(service.Up), service.Name)
 		for i, n := range counted(service.Counters) {
 			put(serviceCounters[i], float64(n), service.Name)
 		}
@@ -141,7 +141,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 		}
 		for _, server := range service.Servers {
 			addr := server.Addr.String()
-			put(serverUp, flag(server.State == checker.Up || !service.Checked), service.Name, addr)
+			put(serverUp, oneIf(server.State == checker.Up || !service.Checked), service.Name, addr)
 			put(serverWeight, float64(server.Weight), service.Name, addr)
 			put(serverActive, float64(server.Active), service.Name, addr)
 			put(serverInactive, float64(server.Inactive), service.Name, addr)
@@ -156,7 +156,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-func flag(b bool) float64 {
+func oneIf(b bool) float64 {
 	if b {
 		return 1
 	}
