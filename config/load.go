@@ -1,0 +1,103 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+)
+
+// maxSize is the most that is read of any one file.
+const maxSize = 16 << 20
+
+// Load reads the configuration file at path. Its error is one line when a file cannot be read, and else that of Parse.
+func Load(path string) (*Config, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := Parse(path, text, readFile)
+	if err != nil {
+		return nil, err
+	}
+	if c.Global.Node == "" {
+		c.Global.Node, err = os.Hostname()
+	}
+	return c, err
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if len(data) > maxSize {
+		err = fmt.Errorf("%s: larger than %d MiB", path, maxSize>>20)
+	}
+	return data, err
+}
+
+// Parse turns text, which came from the file at path, into a Config. The files that it names are fetched
+// through read; relative names start from path's folder. The error joins one *Error for every mistake, in the
+// order of their lines; a syntax error stands alone.
+func Parse(path string, text []byte, read func(path string) ([]byte, error)) (*Config, error) {
+	tables, root, err := decode(path, string(text))
+	if err != nil {
+		return nil, err
+	}
+	var c Config
+	b := binder{file: path, fields: map[reflect.Type][]field{}, objects: map[any]*object{}}
+	file := &object{table: tables, mark: root, typ: reflect.TypeFor[Config]()}
+	b.bind(file, "", tables, root, reflect.ValueOf(&c).Elem())
+	b.checkAll(file, &c, func(name string) ([]byte, error) {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(path), name)
+		}
+		return read(name)
+	})
+	if len(b.errs) == 0 {
+		return &c, nil
+	}
+	// Unknown keys come out of a map: the text orders what stands on one line.
+	slices.SortStableFunc(b.errs, func(a, o *Error) int {
+		return cmp.Or(cmp.Compare(a.Line, o.Line), cmp.Compare(a.Key, o.Key))
+	})
+	errs := make([]error, len(b.errs))
+	for i, e := range b.errs {
+		errs[i] = e
+	}
+	return nil, errors.Join(errs...)
+}
+
+// decode returns what text says, and where.
+func decode(path, text string) (map[string]any, *mark, error) {
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		if !utf8.ValidString(line) {
+			return nil, nil, &Error{File: path, Line: n, Rule: "not UTF-8"}
+		}
+	}
+	root, tooDeep := scan(text)
+	if tooDeep != 0 {
+		return nil, nil, &Error{File: path, Line: tooDeep, Rule: fmt.Sprintf("nested deeper than %d levels", maxDepth)}
+	}
+	var tables any
+	_, err := toml.Decode(text, &tables)
+	if syntax, ok := errors.AsType[toml.ParseError](err); ok {
+		// The decoder may point before the first line or after the last, and quote a newline as it is.
+		line := max(min(syntax.Position.Line, n), 1)
+		return nil, nil, &Error{File: path, Line: line, Rule: strings.Join(strings.Fields(syntax.Message), " ")}
+	}
+	return tables.(map[string]any), root, err
+}
