@@ -104,7 +104,10 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
 		return err
 	}
-	return b.loop(ctx, requests)
+	if err := b.loop(ctx, requests); err != errStopped {
+		return err
+	}
+	return nil
 }
 
 // errStopped is how the balancer ends when it was asked to.
@@ -131,7 +134,9 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 				return errStopped
 			}
 		case r := <-b.checks.Reports():
-			b.report(ctx, r)
+			if b.reports(r) {
+				b.keep.apply(ctx, time.Now(), b.want)
+			}
 		case <-tick.C:
 			if b.cfg != nil {
 				b.fwd.keep()
@@ -257,7 +262,9 @@ func targets(cfg *config.Config) []checker.Target {
 func (b *balancer) adopt(table ipvsctl.Table) {
 	services := make(map[string]*serviceState)
 	servers := make(map[checker.Key]*serverState)
+	b.keep.names = make(map[ipvsctl.ServiceKey]string)
 	for _, service := range b.cfg.Services {
+		b.keep.names[service.Key()] = service.Name
 		s := b.services[service.Name]
 		if s == nil {
 			s = &serviceState{}
@@ -318,8 +325,23 @@ func (b *balancer) decide(s *serviceState) {
 	b.emit(e)
 }
 
-// report takes in the outcome of one check.
-func (b *balancer) report(ctx context.Context, r checker.Report) {
+// reports takes in a report and those that wait behind it, so that many servers that fail together are
+// one change of the table. It says whether any verdict changed.
+func (b *balancer) reports(r checker.Report) (changed bool) {
+	const most = 1000 // however fast they come, the kernel must hear of it
+	for range most {
+		changed = b.report(r) || changed
+		select {
+		case r = <-b.checks.Reports():
+		default:
+			return changed
+		}
+	}
+	return b.report(r) || changed
+}
+
+// report takes in the outcome of one check and says whether it changed the verdict.
+func (b *balancer) report(r checker.Report) (changed bool) {
 	// After Set returns, the loop reports only what was set: both are known.
 	server, service := b.servers[r.Key], b.services[r.Service]
 	service.checks.Observe(r.Took)
@@ -331,7 +353,7 @@ func (b *balancer) report(ctx context.Context, r checker.Report) {
 		b.log.Debug("check failed", "service", r.Service, "server", r.Server, "cause", r.Err, "took", r.Took)
 	}
 	if !r.Changed {
-		return
+		return false
 	}
 	server.state, server.since = r.State, r.At
 	e := status.Event{Level: slog.LevelInfo, What: "server up", Service: r.Service, Server: r.Server}
@@ -340,7 +362,7 @@ func (b *balancer) report(ctx context.Context, r checker.Report) {
 	}
 	b.emit(e)
 	b.decide(service)
-	b.keep.apply(ctx, time.Now(), b.want)
+	return true
 }
 
 // stop ends as the configuration says.

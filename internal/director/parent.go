@@ -401,6 +401,7 @@ func (p *parent) serve(running *sync.WaitGroup, l net.Listener, handler http.Han
 		Handler:           handler,
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 	}
 	running.Go(func() {

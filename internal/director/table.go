@@ -32,6 +32,7 @@ type keeper struct {
 	owned  *ownership
 	emit   func(status.Event)
 	totals *status.Totals
+	names  map[ipvsctl.ServiceKey]string // for events
 
 	// believed is what the kernel held of ours when last seen or changed; nil when it must be read first.
 	believed ipvsctl.Table
@@ -179,14 +180,14 @@ func (k *keeper) refuse(now time.Time, op ipvsctl.Op, err error) {
 	r.next = now.Add(r.wait)
 	if problem := err.Error(); problem != r.problem {
 		r.problem = problem
-		k.emit(status.Event{Level: slog.LevelError, What: "kernel refuses", Cause: problem})
+		k.emit(status.Event{Level: slog.LevelError, What: "kernel refuses", Service: k.names[op.Service], Cause: problem})
 	}
 }
 
 func (k *keeper) accepted(op ipvsctl.Op) {
 	if k.refused[idOf(op)] != nil {
 		delete(k.refused, idOf(op))
-		k.emit(status.Event{Level: slog.LevelInfo, What: "kernel accepts", Cause: op.String()})
+		k.emit(status.Event{Level: slog.LevelInfo, What: "kernel accepts", Service: k.names[op.Service], Cause: op.String()})
 	}
 }
 
@@ -238,7 +239,7 @@ func (k *keeper) reportDrift(back []ipvsctl.Op) {
 			words = append(words, fmt.Sprintf("%d more", more))
 		}
 		k.emit(status.Event{
-			Level: slog.LevelWarn, What: "drift",
+			Level: slog.LevelWarn, What: "drift", Service: k.names[ops[0].Service],
 			Cause: "changed by somebody else, put back: " + strings.Join(words, ", "),
 		})
 	}
