@@ -138,7 +138,7 @@ func explainOp(op Op, err error) error {
 	case errors.Is(err, unix.ENOENT) && (op.Kind == AddService || op.Kind == EditService):
 		return fmt.Errorf("%w: this kernel has no scheduler %q (module ip_vs_%[2]s)", err, op.Settings.Scheduler)
 	case errors.Is(err, unix.EINVAL) && op.Kind == AddDestination:
-		return fmt.Errorf("%w: is there a route to %v, and is it a unicast address?", err, op.Server.Addr())
+		return fmt.Errorf("%w: is %v the address of one host? It may be a broadcast address of one of this host's networks", err, op.Server.Addr())
 	}
 	return explain(err)
 }
