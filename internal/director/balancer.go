@@ -155,9 +155,6 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 
 // open takes hold of the kernel. It changes nothing there.
 func (b *balancer) open(ctx context.Context, runtimeDir string) error {
-	if err := host.NeedNetAdmin(); err != nil {
-		return err
-	}
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return err
@@ -314,8 +311,10 @@ func (b *balancer) decide(s *serviceState) {
 	if !s.decision.changed {
 		return
 	}
-	e := status.Event{Level: slog.LevelInfo, What: "service up", Service: service.Name,
-		Cause: fmt.Sprintf("weight %d, quorum %d", s.decision.weight, service.Quorum)}
+	e := status.Event{
+		Level: slog.LevelInfo, What: "service up", Service: service.Name,
+		Cause: fmt.Sprintf("weight %d, quorum %d", s.decision.weight, service.Quorum),
+	}
 	if !s.decision.up {
 		e.Level, e.What = slog.LevelWarn, "service down"
 		if s.decision.sorry {

@@ -16,6 +16,7 @@ import (
 
 	"poise/checker"
 	"poise/config"
+	"poise/internal/host"
 	"poise/internal/status"
 )
 
@@ -71,6 +72,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := host.NeedNetAdmin(); err != nil {
+		return err
+	}
 	if err := p.listen(cfg); err != nil {
 		return err
 	}
@@ -101,8 +105,8 @@ func (p *parent) listen(cfg *config.Config) (err error) {
 		return err
 	}
 	if cfg.Global.API.IsValid() {
-		if p.api, err = net.Listen("tcp", cfg.Global.API.String()); err != nil {
-			return fmt.Errorf("global: api: %w", err)
+		if p.api, err = listenAPI(cfg.Global.API); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -40,6 +41,20 @@ func listenControl(path string) (net.Listener, error) {
 	if err := errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o660)); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+// listenAPI opens the address for metrics and status.
+func listenAPI(addr netip.AddrPort) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr.String())
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, fmt.Errorf("global: api = %q: the port is in use (\"ss -ltnp\" tells by whom)", addr)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("global: api = %q: this host does not have the address (\"ip address\" lists those it has)", addr)
+	case err != nil:
+		return nil, fmt.Errorf("global: api: %w", err)
 	}
 	return l, nil
 }
