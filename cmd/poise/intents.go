@@ -42,7 +42,7 @@ func intentCommand(name, short string, parseWeight func(string) (*int, error)) *
 		Use:   use,
 		Short: short,
 		Long:  short + ".\nThe wish survives reloads and restarts of the daemon; a reboot or \"poise enable\" ends it.",
-		Args:  cobra.ExactArgs(args),
+		Args:  exactArgs(args),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wish := director.IntentRequest{Reason: reason}
 			if parseWeight != nil {

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,17 +26,11 @@ func exit(err error) {
 	if err == nil {
 		os.Exit(0)
 	}
-	// A command that has said everything already ends with a silent error.
-	if !errors.Is(err, errSilent) {
-		for line := range strings.Lines(err.Error()) {
-			fmt.Fprintf(os.Stderr, "poise: %s\n", strings.TrimRight(line, "\n"))
-		}
+	for line := range strings.FieldsFuncSeq(err.Error(), func(r rune) bool { return r == '\n' }) {
+		fmt.Fprintf(os.Stderr, "poise: %s\n", line)
 	}
 	os.Exit(1)
 }
-
-// errSilent ends a command with status 1 and no further word.
-var errSilent = errors.New("")
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -54,6 +47,16 @@ func rootCommand() *cobra.Command {
 		realserverCommand(), versionCommand(),
 	)
 	return root
+}
+
+// exactArgs wants n arguments, and else shows which.
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("usage: %s", cmd.UseLine())
+		}
+		return nil
+	}
 }
 
 // newLogger writes to standard error. Under systemd the journal adds the time itself.

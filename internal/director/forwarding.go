@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	"poise/config"
@@ -54,17 +55,15 @@ func facingInterfaces(cfg *config.Config) ([]string, error) {
 		}
 		return cfg.Global.Interfaces, nil
 	}
-	var names []string
+	var servers []netip.Addr
 	for _, service := range cfg.Services {
 		for _, server := range service.Servers {
-			// A server without a route is no reason to stop: the kernel will refuse it by name.
-			if name, err := host.Outgoing(server.Address); err == nil && name != "lo" && !slices.Contains(names, name) {
-				names = append(names, name)
-			}
+			servers = append(servers, server.Address)
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	// A server without a route is no reason to stop: its checks will fail and say so.
+	names, err := host.Outgoing(servers)
+	return slices.DeleteFunc(names, func(name string) bool { return name == "lo" }), err
 }
 
 // sysctls is what forwarding needs of host.Sysctls.

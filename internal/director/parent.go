@@ -30,8 +30,9 @@ type Options struct {
 
 // How long the parent waits for a child's answer before it counts as hung.
 const (
-	askTimeout    = 5 * time.Second  // for what takes milliseconds
-	commitTimeout = 60 * time.Second // for what may program or remove a whole table
+	askTimeout     = 5 * time.Second  // for what takes milliseconds
+	prepareTimeout = 20 * time.Second // for what looks up a route to each of thousands of servers
+	commitTimeout  = 60 * time.Second // for what may program or remove a whole table
 )
 
 // parent is the process that reads the file, supervises and listens. One goroutine, in loop, owns the
@@ -132,7 +133,7 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.ask(ctx, askTimeout, message{Kind: kindPrepare, Epoch: 1, Config: cfg}); err != nil {
+	if _, err := b.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: 1, Config: cfg}); err != nil {
 		b.kill()
 		return err
 	}
@@ -228,7 +229,7 @@ func (p *parent) reload(ctx context.Context) {
 		reject(errors.New("the balancer is being restarted, try again"))
 		return
 	}
-	if _, err := p.balancer.ask(ctx, askTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
+	if _, err := p.balancer.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
 		reject(err)
 		// Not heard when it is the balancer that hangs; a later prepare replaces this one anyway.
 		_ = p.balancer.conn.send(message{Kind: kindAbort, Epoch: p.epoch + 1})

@@ -33,6 +33,8 @@ func ChildRole(args []string) (role string, ok bool) {
 func RunChild(role string, args []string, log *slog.Logger) error {
 	// Signals sent to the whole group are the parent's to answer: it tells its children what to do.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// What top and pgrep show; without it, "exe", as that is what was executed. A matter of looks only.
+	_ = os.WriteFile("/proc/self/comm", []byte(childName(role)), 0)
 	unix.CloseOnExec(fdParent)
 	unix.CloseOnExec(fdLock)
 	c, err := fileConn(os.NewFile(fdParent, "parent"))

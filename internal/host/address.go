@@ -94,26 +94,29 @@ func linkByName(ifname string) (netlink.Link, error) {
 	return link, err
 }
 
-// Outgoing returns the interface through which packets to dst leave; lo when dst is this host.
-func Outgoing(dst netip.Addr) (ifname string, err error) {
-	route, err := routeTo(dst)
+// Outgoing returns the interfaces through which packets to dsts leave, sorted; lo where a destination is
+// this host itself. A destination without a route has none.
+func Outgoing(dsts []netip.Addr) ([]string, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all: there may be thousands
 	if err != nil {
-		return "", fmt.Errorf("route to %s: %w", dst, err)
+		return nil, fmt.Errorf("routing socket: %w", err)
 	}
-	link, err := netlink.LinkByIndex(route.LinkIndex)
-	if err != nil {
-		return "", fmt.Errorf("route to %s: interface %d: %w", dst, route.LinkIndex, err)
+	defer handle.Close()
+	indices := make(map[int]bool)
+	for _, dst := range dsts {
+		routes, err := handle.RouteGet(dst.Unmap().AsSlice())
+		if err == nil && len(routes) > 0 {
+			indices[routes[0].LinkIndex] = true
+		}
 	}
-	return link.Attrs().Name, nil
-}
-
-func routeTo(dst netip.Addr) (netlink.Route, error) {
-	routes, err := netlink.RouteGet(dst.Unmap().AsSlice())
-	if err != nil {
-		return netlink.Route{}, err
+	var names []string
+	for index := range indices {
+		link, err := handle.LinkByIndex(index)
+		if err != nil {
+			return nil, fmt.Errorf("interface %d: %w", index, err)
+		}
+		names = append(names, link.Attrs().Name)
 	}
-	if len(routes) == 0 {
-		return netlink.Route{}, unix.ENETUNREACH
-	}
-	return routes[0], nil
+	slices.Sort(names)
+	return names, nil
 }
