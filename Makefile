@@ -36,7 +36,7 @@ test-native:
 	@tools/deps.sh build test
 	$(LAB_PROMISE) $(GO) test -race -skip '^TestLab' ./...
 
-test-lab: labrun
+test-lab: build labrun
 	$(LAB_PROMISE) $(LAB) $(LAB_PACKAGES)
 
 test-fast: ## what needs neither root nor the lab, without the race detector
@@ -68,7 +68,7 @@ demo: ## one director, three real servers, a client: the story of a night, judge
 	@tools/deps.sh build demo
 	@$(BUILD) -o $(BIN)/poise ./cmd/poise
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./internal/lab/labrun ./internal/demo
-	@$(BIN)/labrun $(BIN)/demo -poise $(BIN)/poise -color $(COLOR)
+	@$(BIN)/labrun -timeout 120s $(BIN)/demo -poise $(BIN)/poise -color $(COLOR)
 
 docs: ## rewrite the pages that are generated from the code
 	@tools/deps.sh build
