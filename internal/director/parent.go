@@ -133,12 +133,15 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: 1, Config: cfg}); err != nil {
-		b.kill()
-		return err
-	}
 	p.balancer = b
-	return p.commit(ctx, cfg)
+	_, err = b.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg})
+	if err == nil {
+		err = p.commit(ctx, cfg)
+	}
+	if err != nil {
+		b.kill()
+	}
+	return err
 }
 
 func (p *parent) startBalancer(ctx context.Context) (*child, error) {
@@ -293,16 +296,21 @@ func (p *parent) reviveBalancer(ctx context.Context) error {
 func (p *parent) stop(cause error) error {
 	notify("STOPPING=1")
 	p.emit(status.Event{Level: slog.LevelInfo, What: "stopping", Cause: fmt.Sprintf("%v, on_stop = %s", cause, p.cfg.Global.OnStop)})
+	ctx := context.Background() // the loop's has ended: that is why this is happening
+	timeout := askTimeout
+	if p.cfg.Global.OnStop == config.Remove {
+		timeout = commitTimeout
+		if p.balancer == nil { // it died a moment ago, and there is work for one more
+			if err := p.reviveBalancer(ctx); err != nil {
+				return fmt.Errorf("on_stop = remove, but nothing was removed: %w", err)
+			}
+		}
+	}
 	if p.balancer == nil {
 		return nil
 	}
 	defer p.balancer.kill()
-	timeout := askTimeout
-	if p.cfg.Global.OnStop == config.Remove {
-		timeout = commitTimeout
-	}
-	// Not with the loop's context, which has ended: that is why this is happening.
-	_, err := p.balancer.ask(context.Background(), timeout, message{Kind: kindStop})
+	_, err := p.balancer.ask(ctx, timeout, message{Kind: kindStop})
 	return err
 }
 
