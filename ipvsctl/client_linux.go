@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os/exec"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -22,13 +21,9 @@ type Client struct {
 	family uint16 // assigned by the kernel when the module is loaded, and again when it is reloaded
 }
 
-// Open returns a client for the calling thread's network namespace. It loads the kernel module when
-// that is possible. Without IPVS, or without the right to use it, the error says what to do.
+// Open returns a client for the calling thread's network namespace. Without IPVS, or without the right to
+// use it, the error says what to do.
 func Open(ctx context.Context) (*Client, error) {
-	if unix.Access("/proc/net/ip_vs", unix.F_OK) != nil {
-		// The outcome shows in resolve below, whose error tells more than modprobe's.
-		_ = exec.CommandContext(ctx, "modprobe", "--", "ip_vs").Run()
-	}
 	socket, err := nl.Subscribe(unix.NETLINK_GENERIC)
 	if err != nil {
 		return nil, fmt.Errorf("generic netlink socket: %w", err)
@@ -49,8 +44,8 @@ func Open(ctx context.Context) (*Client, error) {
 // Close closes the socket. The kernel keeps its table.
 func (c *Client) Close() { c.socket.Close() }
 
-// resolve learns the family's number. To a message with the number 0 the kernel answers "done" and
-// does nothing, so it must never be used.
+// resolve learns the family's number; asked for the name, the kernel loads the module by itself. To a
+// message with the number 0 it answers "done" and does nothing, so that must never be used.
 func (c *Client) resolve() error {
 	family, err := netlink.GenlFamilyGet(familyName)
 	switch {
