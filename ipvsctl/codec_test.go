@@ -44,7 +44,7 @@ func TestCodecRoundTrip(t *testing.T) {
 			Upper:  rapid.Uint32().Draw(t, "upper"),
 			Lower:  rapid.Uint32().Draw(t, "lower"),
 		}
-		gotServer, gotDest, _, err := decodeDest(encodeOp(Op{EditDestination, k, s, server, d}), familyOf(k.Addr.Addr()))
+		gotServer, gotDest, _, err := decodeDest(encodeOp(Op{Kind: EditDestination, Service: k, Server: server, Destination: d}), familyOf(k.Addr.Addr()))
 		if err != nil || gotServer != server || gotDest != d {
 			t.Fatalf("server %v %+v reads back as %v %+v, error %v", server, d, gotServer, gotDest, err)
 		}

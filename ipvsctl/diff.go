@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // OpKind is what an Op does.
@@ -28,6 +29,10 @@ type Op struct {
 	Settings    Settings       // of AddService and EditService
 	Server      netip.AddrPort // of the three about destinations
 	Destination Destination    // of AddDestination and EditDestination
+
+	// What Diff found there before, of the two edits. It is for people and not part of the message.
+	WasSettings    Settings
+	WasDestination Destination
 }
 
 // String is how an operator reads the change: "set 192.0.2.10:80 10.0.0.7:80 weight 0".
@@ -49,6 +54,39 @@ func (o Op) String() string {
 	return fmt.Sprintf("unknown change %d", o.Kind)
 }
 
+// Change is what becomes of the service, in words: "10.0.0.7:80 weight 3 → 0", "scheduler wlc → rr", "removed".
+func (o Op) Change() string {
+	var parts []string
+	edit := func(what string, was, is any) {
+		if was != is {
+			parts = append(parts, fmt.Sprintf("%s %v → %v", what, was, is))
+		}
+	}
+	switch s, d := o.Settings, o.Destination; o.Kind {
+	case AddService:
+		return "added, scheduler " + s.Scheduler
+	case EditService:
+		edit("scheduler", o.WasSettings.Scheduler, s.Scheduler)
+		edit("persistence", o.WasSettings.Persistence, s.Persistence)
+		edit("client bits", o.WasSettings.ClientBits, s.ClientBits)
+		edit("flags", o.WasSettings.Flags, s.Flags)
+		edit("engine", o.WasSettings.Engine, s.Engine)
+	case AddDestination:
+		return fmt.Sprintf("%v added, weight %d", o.Server, d.Weight)
+	case EditDestination:
+		edit("weight", o.WasDestination.Weight, d.Weight)
+		edit("method", o.WasDestination.Method, d.Method)
+		edit("upper threshold", o.WasDestination.Upper, d.Upper)
+		edit("lower threshold", o.WasDestination.Lower, d.Lower)
+		return o.Server.String() + " " + strings.Join(parts, ", ")
+	case RemoveDestination:
+		return o.Server.String() + " removed"
+	case RemoveService:
+		return "removed"
+	}
+	return strings.Join(parts, ", ")
+}
+
 // Diff returns the changes that turn have into want, in an order that keeps traffic flowing: whatever
 // adds capacity comes before whatever takes it away, so a service that has a usable server in both
 // tables has one after every prefix of the changes. What is equal in both is not mentioned.
@@ -62,7 +100,7 @@ func Diff(have, want Table) []Op {
 		if !exists {
 			ops = append(ops, Op{Kind: AddService, Service: key, Settings: w.Settings})
 		} else if h.Settings != w.Settings {
-			ops = append(ops, Op{Kind: EditService, Service: key, Settings: w.Settings})
+			ops = append(ops, Op{Kind: EditService, Service: key, Settings: w.Settings, WasSettings: h.Settings})
 		}
 		ops = append(ops, diffDestinations(key, h.Destinations, w.Destinations)...)
 	}
@@ -81,7 +119,7 @@ func diffDestinations(key ServiceKey, have, want map[netip.AddrPort]Destination)
 		if !exists {
 			ops = append(ops, Op{Kind: AddDestination, Service: key, Server: server, Destination: w})
 		} else if h != w {
-			ops = append(ops, Op{Kind: EditDestination, Service: key, Server: server, Destination: w})
+			ops = append(ops, Op{Kind: EditDestination, Service: key, Server: server, Destination: w, WasDestination: h})
 		}
 	}
 	for server := range have {

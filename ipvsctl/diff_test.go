@@ -91,6 +91,28 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+func TestOpChange(t *testing.T) {
+	have := Table{key("192.0.2.10:80"): service("wlc", "10.0.0.1:80=nat/3", "10.0.0.2:80=nat/1"), key("192.0.2.11:80"): service("rr")}
+	persistent := service("rr", "10.0.0.1:80=dr/0", "10.0.0.3:80=dr/1")
+	persistent.Persistence = 5 * time.Minute
+	want := Table{key("192.0.2.10:80"): persistent, key("192.0.2.12:80"): service("sh")}
+	var got []string
+	for _, op := range Diff(have, want) {
+		got = append(got, op.Service.Addr.Addr().String()[8:]+": "+op.Change())
+	}
+	wanted := []string{
+		"10: scheduler wlc → rr, persistence 0s → 5m0s",
+		"10: 10.0.0.3:80 added, weight 1",
+		"10: 10.0.0.1:80 weight 3 → 0, method nat → dr",
+		"10: 10.0.0.2:80 removed",
+		"12: added, scheduler sh",
+		"11: removed",
+	}
+	if !slices.Equal(got, wanted) {
+		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(wanted, "\n\t"))
+	}
+}
+
 // tables draws two tables over the same few identities, so that they overlap.
 func tables(t *rapid.T) (have, want Table) {
 	draw := func(label string) Table {
