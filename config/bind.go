@@ -19,6 +19,7 @@ type binder struct {
 	errs    []*Error
 	fields  map[reflect.Type][]field
 	objects map[any]*object // by pointer to the struct that an element of an array of tables became
+	strays  map[string]bool // paths where keys belong that stand in the wrong table, and of the tables around them
 }
 
 // object is a table that errors name: an element of an array of tables, or the whole file.
@@ -131,7 +132,7 @@ func (b *binder) bind(o *object, prefix string, table map[string]any, m *mark, v
 		switch {
 		case present:
 			b.assign(o, path, raw, m.key(f.key), f, value)
-		case !o.sound(path): // misspelt, and reported as that
+		case b.excused(o, path):
 		case f.required && f.kind == asTables:
 			b.report(o, path, "at least one [[%s]] is required", o.header(path))
 		case f.required:
@@ -152,21 +153,40 @@ func (b *binder) bind(o *object, prefix string, table map[string]any, m *mark, v
 	}
 }
 
-// unknown reports a key of table that is none of fields, and the absent one it was probably meant to be.
+// excused reports whether the absence of path in o is explained by a key that is misspelt or stands in
+// the wrong table, and is reported as that. No rule then looks at path.
+func (b *binder) excused(o *object, path string) bool {
+	if b.strays[o.header(path)] {
+		o.spoil(path)
+	}
+	return !o.sound(path)
+}
+
+// unknown reports a key of table that is none of fields, and where it belongs or the absent one it was probably meant to be.
 func (b *binder) unknown(o *object, prefix, key string, table map[string]any, m *mark, fields []field) {
-	rule := "unknown key"
-	for _, f := range fields {
-		if _, present := table[f.key]; !present && misspelt(key, f.key) {
-			rule = fmt.Sprintf("unknown key (did you mean %q?)", f.key)
-			o.spoil(prefix + f.key)
-			break
+	homes, hint := elsewhere(key)
+	for _, home := range homes {
+		for end := len(home.path); end > 0; end = strings.LastIndexByte(home.path[:end], '.') {
+			b.strays[home.path[:end]] = true
+		}
+	}
+	if homes == nil {
+		var absent []string
+		for _, f := range fields {
+			if _, present := table[f.key]; !present {
+				absent = append(absent, f.key)
+			}
+		}
+		var meant string
+		if meant, hint = didYouMean(key, absent); meant != "" {
+			o.spoil(prefix + meant)
 		}
 	}
 	line := m.key(key).line
 	if !bareKey.MatchString(key) {
 		key = strconv.Quote(shorten(key))
 	}
-	b.add(o, prefix+key, &mark{line: line}, rule)
+	b.add(o, prefix+key, &mark{line: line}, "unknown key"+hint)
 }
 
 func (b *binder) assign(o *object, path string, raw any, m *mark, f field, v reflect.Value) {

@@ -34,6 +34,7 @@ type Global struct {
 	// Node is this director's name in status and metrics. Without it, the host name.
 	Node string `toml:"node"`
 	// API is the address that serves metrics and read-only status. Without it, nothing is served.
+	// A reload that changes it binds the new address before it lets go of the old one.
 	API netip.AddrPort `toml:"api"`
 	// OnStop is what becomes of the kernel's table when poise stops: "leave" keeps it balancing, with the last
 	// weights and unchecked; "remove" takes our entries out and restores the sysctls.

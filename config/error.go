@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Error is one mistake in a file, as it is shown to whoever wrote it:
@@ -13,7 +14,7 @@ type Error struct {
 	Line   int    // counted from 1
 	Object string // whose mistake it is: `service "web", server 10.0.0.7`; "" for the file itself
 	Key    string // within the object; "" for a syntax error
-	Value  string // as the file writes it, shortened; "" where there is none
+	Value  string // as the file writes it, shortened; of a syntax error the line; "" where there is none
 	Rule   string // what is wrong
 }
 
@@ -23,15 +24,24 @@ func (e *Error) Error() string {
 	if e.Object != "" {
 		b.WriteString(e.Object + ": ")
 	}
-	if e.Key != "" {
-		b.WriteString(e.Key)
-		if e.Value != "" {
-			b.WriteString(" = " + e.Value)
-		}
-		b.WriteString(": ")
+	switch {
+	case e.Key != "" && e.Value != "":
+		b.WriteString(e.Key + " = " + e.Value + ": ")
+	case e.Key+e.Value != "":
+		b.WriteString(e.Key + e.Value + ": ")
 	}
 	b.WriteString(e.Rule)
 	return b.String()
+}
+
+// printable makes any text fit to stand in a line on a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.Join(strings.Fields(text), " "))
 }
 
 // shorten cuts text to what is readable as a part of a line.

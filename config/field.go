@@ -135,7 +135,13 @@ func (f field) set(v reflect.Value, raw any) (rule string) {
 		}
 		if err := p.UnmarshalText([]byte(text)); err != nil {
 			// The value is shown already.
-			return strings.TrimPrefix(err.Error(), strconv.Quote(text)+" is ")
+			rule = strings.TrimPrefix(err.Error(), strconv.Quote(text)+" is ")
+			if list, ok := strings.CutPrefix(rule, "none of "); ok {
+				words := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(`[" ]`, r) })
+				_, hint := didYouMean(text, words)
+				rule += hint
+			}
+			return rule
 		}
 		return ""
 	}

@@ -55,18 +55,19 @@ func Parse(path string, text []byte, read func(path string) ([]byte, error)) (*C
 	if err != nil {
 		return nil, err
 	}
-	var c Config
-	b := binder{file: path, fields: map[reflect.Type][]field{}, objects: map[any]*object{}}
-	file := &object{table: tables, mark: root, typ: reflect.TypeFor[Config]()}
-	b.bind(file, "", tables, root, reflect.ValueOf(&c).Elem())
-	b.checkAll(file, &c, func(name string) ([]byte, error) {
+	strays := map[string]bool{}
+	c, file, b := bindFile(path, tables, root, strays)
+	if len(strays) > 0 { // what stands in the wrong table is not missing in the right one
+		c, file, b = bindFile(path, tables, root, strays)
+	}
+	b.checkAll(file, c, func(name string) ([]byte, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(path), name)
 		}
 		return read(name)
 	})
 	if len(b.errs) == 0 {
-		return &c, nil
+		return c, nil
 	}
 	// Unknown keys come out of a map: the text orders what stands on one line.
 	slices.SortStableFunc(b.errs, func(a, o *Error) int {
@@ -77,6 +78,15 @@ func Parse(path string, text []byte, read func(path string) ([]byte, error)) (*C
 		errs[i] = e
 	}
 	return nil, errors.Join(errs...)
+}
+
+// bindFile binds the whole file. It passes over what is missing but in strays, and adds the strays it finds.
+func bindFile(path string, tables map[string]any, root *mark, strays map[string]bool) (*Config, *object, *binder) {
+	c := new(Config)
+	b := &binder{file: path, fields: map[reflect.Type][]field{}, objects: map[any]*object{}, strays: strays}
+	file := &object{table: tables, mark: root, typ: reflect.TypeFor[Config]()}
+	b.bind(file, "", tables, root, reflect.ValueOf(c).Elem())
+	return c, file, b
 }
 
 // decode returns what text says, and where.
@@ -95,9 +105,10 @@ func decode(path, text string) (map[string]any, *mark, error) {
 	var tables any
 	_, err := toml.Decode(text, &tables)
 	if syntax, ok := errors.AsType[toml.ParseError](err); ok {
-		// The decoder may point before the first line or after the last, and quote a newline as it is.
+		// The decoder may point before the first line or after the last.
 		line := max(min(syntax.Position.Line, n), 1)
-		return nil, nil, &Error{File: path, Line: line, Rule: strings.Join(strings.Fields(syntax.Message), " ")}
+		value, rule := explain(text, strings.Split(text, "\n")[line-1], syntax.Message)
+		return nil, nil, &Error{File: path, Line: line, Value: value, Rule: rule}
 	}
 	return tables.(map[string]any), root, err
 }

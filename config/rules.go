@@ -177,31 +177,3 @@ func unicast(a netip.Addr) string {
 	}
 	return ""
 }
-
-// misspelt reports whether few changes turn a into b: letters added, dropped, replaced, or swapped with the next.
-// The longer b, the more changes still mean that it was meant.
-func misspelt(a, b string) bool {
-	if max(len(a), len(b)) > 64 {
-		return false
-	}
-	limit := 1 + len(b)/6
-	var prev2, prev []int
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		prev2, prev, row = prev, row, make([]int, len(b)+1)
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			row[j] = 1 + min(prev[j], row[j-1], prev[j-1])
-			if a[i-1] == b[j-1] {
-				row[j] = prev[j-1]
-			}
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], prev2[j-2]+1)
-			}
-		}
-	}
-	return row[len(b)] <= limit
-}

@@ -10,11 +10,20 @@ import (
 
 func checkCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "check FILE",
+		Use:   "check [FILE]",
 		Short: "Validate a configuration file: every mistake with its line, exit status 1 if there is any",
-		Args:  exactArgs(1),
+		Long: `Validate a configuration file, without FILE ` + defaultConfigFile + `, and change nothing:
+every mistake is shown with its line, and the exit status is 1 if there is any.`,
+		Args: wantArgs(0, 1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return []cobra.Completion{"toml"}, cobra.ShellCompDirectiveFilterFileExt
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := config.Load(args[0])
+			file := defaultConfigFile
+			if len(args) == 1 {
+				file = args[0]
+			}
+			cfg, err := config.Load(file)
 			if err != nil {
 				return err
 			}
@@ -22,7 +31,7 @@ func checkCommand() *cobra.Command {
 			for _, s := range cfg.Services {
 				servers += len(s.Servers)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: services %d, servers %d\n", args[0], len(cfg.Services), servers)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: services %d, servers %d\n", file, len(cfg.Services), servers)
 			return err
 		},
 	}

@@ -16,8 +16,8 @@ import (
 	"poise/internal/director"
 )
 
-// maxComplaint bounds what is read of an answer that is an error.
-const maxComplaint = 4 << 10
+// maxComplaint bounds what is read of an answer that is an error: every mistake of a long file fits.
+const maxComplaint = 1 << 20
 
 // request asks the daemon with this runtime directory. The caller closes the answer.
 func request(ctx context.Context, runtimeDir, method, path string, body any) (io.ReadCloser, error) {

@@ -14,7 +14,7 @@ import (
 
 func eventsCommand() *cobra.Command {
 	var dir string
-	var follow bool
+	var follow, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happened and why, oldest first",
@@ -29,6 +29,10 @@ func eventsCommand() *cobra.Command {
 				return err
 			}
 			defer body.Close()
+			if asJSON {
+				_, err := io.Copy(cmd.OutOrStdout(), body)
+				return err
+			}
 			events := json.NewDecoder(body)
 			for {
 				var e status.Event
@@ -44,6 +48,7 @@ func eventsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "wait for more")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each event as a line of JSON")
 	runtimeDirFlag(cmd, &dir)
 	return cmd
 }

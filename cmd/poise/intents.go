@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -14,7 +15,7 @@ import (
 )
 
 func drainCommand() *cobra.Command {
-	return intentCommand("drain", "Give a server no new connections, whatever its checks say; those it has go on", nil)
+	return lasting(intentCommand("drain", "Give a server no new connections, whatever its checks say; those it has go on", nil))
 }
 
 func enableCommand() *cobra.Command {
@@ -22,13 +23,35 @@ func enableCommand() *cobra.Command {
 }
 
 func weightCommand() *cobra.Command {
-	return intentCommand("weight", "Give a server another weight than the configured one", func(arg string) (*int, error) {
-		weight, err := strconv.ParseInt(arg, 10, 32)
-		if err != nil || weight < 0 {
-			return nil, fmt.Errorf("weight %q: must be 0..2147483647", arg)
+	cmd := lasting(intentCommand("weight", "Give a server another weight than the configured one", parseWeight))
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		// A negative number looks like short flags.
+		type unknownFlag interface {
+			error
+			GetSpecifiedShortnames() string
 		}
-		return new(int(weight)), nil
+		if flag, ok := errors.AsType[unknownFlag](err); ok {
+			if _, notNumber := strconv.Atoi(flag.GetSpecifiedShortnames()); notNumber == nil {
+				_, err = parseWeight("-" + flag.GetSpecifiedShortnames())
+			}
+		}
+		return err
 	})
+	return cmd
+}
+
+func parseWeight(arg string) (*int, error) {
+	weight, err := strconv.ParseInt(arg, 10, 32)
+	if err != nil || weight < 0 {
+		return nil, fmt.Errorf("weight %q: must be 0..2147483647", arg)
+	}
+	return new(int(weight)), nil
+}
+
+// lasting says of an intent how long it holds.
+func lasting(cmd *cobra.Command) *cobra.Command {
+	cmd.Long = cmd.Short + ".\nThe wish survives reloads and restarts of the daemon; a reboot or \"poise enable\" ends it."
+	return cmd
 }
 
 // intentCommand is one of the operator's wishes about a server. parseWeight reads the third argument, where there is one.
@@ -41,8 +64,7 @@ func intentCommand(name, short string, parseWeight func(string) (*int, error)) *
 	cmd := &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long:  short + ".\nThe wish survives reloads and restarts of the daemon; a reboot or \"poise enable\" ends it.",
-		Args:  exactArgs(args),
+		Args:  wantArgs(args, args),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wish := director.IntentRequest{Reason: reason}
 			if parseWeight != nil {
@@ -65,6 +87,7 @@ func intentCommand(name, short string, parseWeight func(string) (*int, error)) *
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %v: weight %d (%s)\n", args[0], after.Addr, after.Weight, after.Reason)
 			return err
 		},
+		ValidArgsFunction: completeServer(&dir),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the colleague who looks next")
 	runtimeDirFlag(cmd, &dir)

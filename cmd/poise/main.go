@@ -2,21 +2,22 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"poise/config"
 	"poise/internal/director"
 )
 
 func main() {
 	// A child of the daemon is told by its name; it has no command line to parse.
 	if role, ok := director.ChildRole(os.Args); ok {
-		exit(director.RunChild(role, os.Args, newLogger()))
+		exit(director.RunChild(role, os.Args, newLogger(os.Stderr)))
 	}
 	exit(rootCommand().Execute())
 }
@@ -26,8 +27,12 @@ func exit(err error) {
 	if err == nil {
 		os.Exit(0)
 	}
+	prefix := "poise: "
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		prefix = "" // editors find the place by the file:line at the start
+	}
 	for line := range strings.FieldsFuncSeq(err.Error(), func(r rune) bool { return r == '\n' }) {
-		fmt.Fprintf(os.Stderr, "poise: %s\n", line)
+		fmt.Fprintf(os.Stderr, "%s%s\n", prefix, line)
 	}
 	os.Exit(1)
 }
@@ -40,8 +45,10 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	// Few arguments are files; those that are say so.
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
-		runCommand(), checkCommand(),
+		runCommand(), reloadCommand(), checkCommand(),
 		statusCommand(), eventsCommand(),
 		drainCommand(), enableCommand(), weightCommand(),
 		realserverCommand(), versionCommand(),
@@ -49,28 +56,14 @@ func rootCommand() *cobra.Command {
 	return root
 }
 
-// exactArgs wants n arguments, and else shows which.
-func exactArgs(n int) cobra.PositionalArgs {
+// wantArgs wants least to most arguments, and else shows which.
+func wantArgs(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
+		if len(args) < least || len(args) > most {
 			return fmt.Errorf("usage: %s", cmd.UseLine())
 		}
 		return nil
 	}
-}
-
-// newLogger writes to standard error. Under systemd the journal adds the time itself.
-func newLogger() *slog.Logger {
-	var options slog.HandlerOptions
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &options))
 }
 
 // release is set when a release is built; other builds are known by their commit.

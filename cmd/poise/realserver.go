@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -23,16 +24,16 @@ func realserverCommand() *cobra.Command {
 		Long: `Prepare this host as a real server behind a director.
 
 For direct routing (--mode dr) the virtual addresses stand on lo, and the host keeps silent about
-them in ARP, so that only the director gets their packets. What was there before is remembered
-until the next boot, and undo restores it.`,
+them in ARP, so that only the director gets their packets. What was there before is remembered,
+and undo restores it. Nothing of this survives a reboot: run apply at each boot.`,
 		// With both, a mistyped subcommand is an error.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			for _, text := range vips {
-				vip, err := netip.ParseAddr(text)
+				vip, err := parseVIP(text)
 				if err != nil {
-					return fmt.Errorf("--vip %q: not an IP address", text)
+					return err
 				}
 				settings.VIPs = append(settings.VIPs, vip)
 			}
@@ -45,18 +46,18 @@ until the next boot, and undo restores it.`,
 	flags.StringVar(&runtimeDir, "runtime-dir", defaultRuntimeDir, "where the former values are kept")
 
 	cmd.AddCommand(&cobra.Command{
-		Use:   "apply --vip ADDR...",
+		Use:   "apply --vip ADDRESS [--vip ADDRESS]...",
 		Short: "Silence ARP, then add the VIPs to those on lo",
-		Args:  cobra.NoArgs,
+		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			changes, err := realserver.Apply(runtimeDir, settings)
 			printChanges(cmd.OutOrStdout(), changes)
 			return err
 		},
 	}, &cobra.Command{
-		Use:   "undo [--vip ADDR...]",
+		Use:   "undo [--vip ADDRESS]...",
 		Short: "Restore what was there before; with --vip only those VIPs, and all with the last one",
-		Args:  cobra.NoArgs,
+		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			changes, err := realserver.Undo(runtimeDir, settings)
 			printChanges(cmd.OutOrStdout(), changes)
@@ -66,9 +67,13 @@ until the next boot, and undo restores it.`,
 			return err
 		},
 	}, &cobra.Command{
-		Use:   "status [--vip ADDR...]",
+		Use:   "status [--vip ADDRESS]...",
 		Short: "Show the settings; exit 1 unless all are as they must be",
-		Args:  cobra.NoArgs,
+		Long: `Show the settings for the VIPs, by default those applied since the last boot.
+
+The exit status is 0 when all are as they must be, and 1 otherwise: also when no VIP is named
+and nothing is applied.`,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			states, err := realserver.Status(runtimeDir, settings)
 			if err != nil {
@@ -78,6 +83,20 @@ until the next boot, and undo restores it.`,
 		},
 	})
 	return cmd
+}
+
+func parseVIP(text string) (netip.Addr, error) {
+	vip, err := netip.ParseAddr(text)
+	switch {
+	case err == nil:
+		return vip, nil
+	case strings.Contains(text, ","):
+		return vip, fmt.Errorf("--vip %q: not an IP address: give --vip once for each", text)
+	case strings.Contains(text, "/"):
+		return vip, fmt.Errorf("--vip %q: not an IP address: give it without a prefix length", text)
+	default:
+		return vip, fmt.Errorf("--vip %q: not an IP address", text)
+	}
 }
 
 func printChanges(w io.Writer, changes []realserver.Change) {

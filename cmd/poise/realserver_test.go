@@ -13,11 +13,17 @@ func TestRealserverMistakes(t *testing.T) {
 		args string
 		want string
 	}{
-		{"status --vip 192.0.2.10/32", `--vip "192.0.2.10/32": not an IP address`},
+		{"status --vip web", `--vip "web": not an IP address`},
+		{"status --vip 192.0.2.10/32", `--vip "192.0.2.10/32": not an IP address: give it without a prefix length`},
+		{"apply --vip 192.0.2.10,192.0.2.11", `--vip "192.0.2.10,192.0.2.11": not an IP address: give --vip once for each`},
 		{"status --vip 192.0.2.10 --mode nat", `mode "nat": only dr is supported`},
 		{"apply --vip 2001:db8::10", "VIP 2001:db8::10: only IPv4 is supported"},
-		{"apply", "no VIP: name at least one"},
-		{"status", "no VIP: name at least one"},
+		{"apply", "no VIP: name it: --vip ADDRESS"},
+		{"apply 192.0.2.10", "usage: realserver apply --vip ADDRESS [--vip ADDRESS]... [flags]"},
+		{"undo 192.0.2.10", "usage: realserver undo [--vip ADDRESS]... [flags]"},
+		{"status 192.0.2.10", "usage: realserver status [--vip ADDRESS]... [flags]"},
+		{"status", "nothing is applied here"},
+		{"status --mode nat", `mode "nat": only dr is supported`},
 		{"aply", `unknown command "aply" for "realserver"`},
 	} {
 		t.Run(tc.args, func(t *testing.T) {

@@ -16,7 +16,9 @@ func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the daemon does now, and why",
-		Args:  cobra.NoArgs,
+		Long: `Show what the daemon does now, and why; problems come first. The exit status is 0 whenever the daemon
+answers, whatever it says.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			body, err := request(cmd.Context(), dir, http.MethodGet, "/v1/status", nil)
 			if err != nil {

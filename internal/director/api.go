@@ -12,7 +12,9 @@ import (
 	"net/netip"
 	"os/user"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -24,13 +26,14 @@ import (
 func (p *parent) controlHandler() http.Handler {
 	mux := p.readOnly()
 	mux.HandleFunc("POST /v1/services/{service}/servers/{server}/{intent}", p.postIntent)
+	mux.HandleFunc("POST /v1/reload", p.postReload)
 	return mux
 }
 
 // apiHandler serves the API address: reading only, as anybody who reaches it may ask.
 func (p *parent) apiHandler() http.Handler {
 	mux := p.readOnly()
-	mux.Handle("GET /metrics", status.MetricsHandler(p.snapshot))
+	mux.Handle("GET /metrics", status.MetricsHandler(p.fresh))
 	return mux
 }
 
@@ -41,16 +44,34 @@ func (p *parent) readOnly() *http.ServeMux {
 	return mux
 }
 
+// freshness is how old a snapshot may be: so many may ask a second, and the balancer is asked once.
+const freshness = time.Second
+
+// fresh is the snapshot for those who only look.
+func (p *parent) fresh(ctx context.Context) *status.Snapshot {
+	return p.view.snapshot(ctx, time.Now().Add(-freshness))
+}
+
 func (p *parent) getStatus(w http.ResponseWriter, r *http.Request) {
-	snap, err := p.snapshot(r.Context())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
 	w.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(snap) // fails only when the client has gone
+	_ = encoder.Encode(p.fresh(r.Context())) // fails only when the client has gone
+}
+
+// postReload is SIGHUP with an answer.
+func (p *parent) postReload(w http.ResponseWriter, r *http.Request) {
+	var epoch uint64
+	err := p.do(r.Context(), func() error {
+		err := p.reload(r.Context())
+		epoch = p.epoch
+		return err
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	fmt.Fprintf(w, "%s, epoch %d\n", p.ConfigFile, epoch)
 }
 
 // getEvents writes one event a line, from the first after ?since=SEQ on. With ?follow=1 it goes on
@@ -91,8 +112,11 @@ type IntentRequest struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// maxIntentRequest bounds the body of one request.
-const maxIntentRequest = 4 << 10
+// What one request may hold.
+const (
+	maxIntentRequest = 4 << 10
+	maxReason        = 200
+)
 
 func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 	server, err := netip.ParseAddrPort(r.PathValue("server"))
@@ -105,10 +129,19 @@ func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	if strings.ContainsFunc(request.Reason, unicode.IsControl) || len(request.Reason) > maxReason {
+		http.Error(w, fmt.Sprintf("reason: must be one line of at most %d bytes", maxReason), http.StatusBadRequest)
+		return
+	}
 	key := checker.Key{Service: r.PathValue("service"), Server: server}
 	intent := status.Intent{Reason: request.Reason, By: peerOf(r.Context()), At: time.Now()}
 	e := status.Event{Level: slog.LevelInfo, Service: key.Service, Server: key.Server}
-	change := func(in intents) intents { return in.with(key, intent) }
+	change := func(in intents) intents {
+		if former := in.of(key); former != nil && intent.Reason == "" {
+			intent.Reason = former.Reason // asking again is not forgetting why
+		}
+		return in.with(key, intent)
+	}
 	switch what := r.PathValue("intent"); what {
 	case "drain":
 		intent.Drain = true
@@ -128,36 +161,29 @@ func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	e.Cause = "asked" + because(&intent)
+	asked := time.Now()
 	err = p.intend(r.Context(), key, change, e)
-	if _, unknown := errors.AsType[*unknownServer](err); unknown {
+	if _, unknown := errors.AsType[unknownServer](err); unknown {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
-	}
-	var after *status.Server
-	if err == nil {
-		after, err = p.server(r.Context(), key)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(after) // fails only when the client has gone
+	_ = json.NewEncoder(w).Encode(p.server(r.Context(), key, asked)) // fails only when the client has gone
 }
 
-// server is one server as it is now.
-func (p *parent) server(ctx context.Context, key checker.Key) (*status.Server, error) {
-	snap, err := p.snapshot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, service := range snap.Services {
+// server is one server as it is after the moment given.
+func (p *parent) server(ctx context.Context, key checker.Key, since time.Time) status.Server {
+	for _, service := range p.view.snapshot(ctx, since).Services {
 		for _, server := range service.Servers {
 			if service.Name == key.Service && server.Addr == key.Server {
-				return &server, nil
+				return server
 			}
 		}
 	}
-	return nil, &unknownServer{key}
+	return status.Server{Addr: key.Server, Absent: true, Reason: "not in the configuration"}
 }
 
 type peerKey struct{}

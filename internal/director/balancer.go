@@ -31,7 +31,7 @@ const tickInterval = 5 * time.Second
 type balancer struct {
 	conn   *conn
 	log    *slog.Logger
-	events chan status.Event // to the parent; bounded, so that a parent that hangs stops nothing here
+	out    chan message // to the parent; bounded, so that a parent that hangs stops nothing here
 	checks *checker.Loop
 	client *ipvsctl.Client
 	keep   *keeper
@@ -44,6 +44,14 @@ type balancer struct {
 	services map[string]*serviceState
 	servers  map[checker.Key]*serverState
 	want     ipvsctl.Table
+	vips     map[netip.Addr]bool // those that are this host's; nil before the first look
+	ownFault ownFault
+}
+
+// ownFault is the trouble of this host that made a check say nothing about its server.
+type ownFault struct {
+	cause string
+	last  time.Time
 }
 
 // prepared is a configuration that could be carried out, until it is committed or aborted.
@@ -57,6 +65,7 @@ type prepared struct {
 type serviceState struct {
 	config   config.Service
 	quorum   checker.Quorum
+	decided  bool // the quorum was decided before the last decision
 	decision decision
 	checks   status.Checks
 }
@@ -67,7 +76,8 @@ type serverState struct {
 	since      time.Time
 	cause      string // why it is down
 	ok, failed uint64
-	found      int // weight in the kernel when poise began to care for the server
+	self       uint64 // checks that said nothing about it, for a fault of this host
+	found      int    // weight in the kernel when poise began to care for the server
 	inKernel   bool
 }
 
@@ -80,7 +90,7 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	b := &balancer{
 		conn:     c,
 		log:      log,
-		events:   make(chan status.Event, ringSize),
+		out:      make(chan message, ringSize),
 		checks:   checker.NewLoop(),
 		totals:   &status.Totals{},
 		services: make(map[string]*serviceState),
@@ -97,14 +107,14 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	defer cancel(nil)
 	requests := make(chan message)
 	running.Go(func() { cancel(readRequests(ctx, c, requests)) })
-	running.Go(func() { b.sendEvents(ctx) })
+	running.Go(func() { b.send(ctx) })
 	running.Go(func() { _ = b.checks.Run(ctx) }) // ends with ctx, whose cause is said below
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 
 	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
 		return err
 	}
-	if err := b.loop(ctx, requests); err != errStopped {
+	if err := b.loop(ctx, requests); !errors.Is(err, errStopped) {
 		return err
 	}
 	return nil
@@ -127,12 +137,10 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			if err := b.handle(ctx, m, &answer); err != nil {
 				answer.Error = err.Error()
 			}
-			if err := b.conn.send(answer); err != nil {
-				return fmt.Errorf("answer %s: %w", m.Kind, err)
-			}
 			if m.Kind == kindStop {
-				return errStopped
+				return errors.Join(errStopped, b.conn.send(answer))
 			}
+			b.post(answer)
 		case r := <-b.checks.Reports():
 			if b.reports(r) {
 				b.keep.apply(ctx, time.Now(), b.want)
@@ -141,6 +149,7 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			if b.cfg != nil {
 				b.fwd.keep()
 				b.keep.verify(ctx, time.Now(), b.want)
+				b.lookForVIPs()
 			}
 		case <-retry.C:
 			if b.cfg != nil {
@@ -179,7 +188,7 @@ func (b *balancer) open(ctx context.Context, runtimeDir string) error {
 func (b *balancer) handle(ctx context.Context, m message, answer *message) (err error) {
 	switch m.Kind {
 	case kindPrepare:
-		b.prepared, err = b.prepare(m.Epoch, m.Config)
+		b.prepared, err = b.prepare(m)
 	case kindAbort:
 		b.prepared = nil
 	case kindCommit:
@@ -188,6 +197,7 @@ func (b *balancer) handle(ctx context.Context, m message, answer *message) (err 
 		b.intents = m.Intents
 		b.decideAll()
 		b.keep.apply(ctx, time.Now(), b.want)
+	case kindPing:
 	case kindSnapshot:
 		answer.Snapshot, err = b.snapshot(ctx)
 	case kindStop:
@@ -198,20 +208,23 @@ func (b *balancer) handle(ctx context.Context, m message, answer *message) (err 
 	return err
 }
 
-// prepare tells whether cfg could be carried out, and changes nothing.
-func (b *balancer) prepare(epoch uint64, cfg *config.Config) (*prepared, error) {
-	if cfg == nil {
+// prepare tells whether a configuration could be carried out, and changes nothing. One that was in force
+// already is not questioned again: half of it is better than a balancer that never comes back.
+func (b *balancer) prepare(m message) (*prepared, error) {
+	if m.Config == nil {
 		return nil, errors.New("prepare without a configuration")
 	}
-	interfaces, err := facingInterfaces(cfg)
+	interfaces, err := facingInterfaces(m.Config)
 	if err != nil {
 		return nil, err
 	}
-	plan := forwardingPlan(cfg, interfaces)
-	if err := b.fwd.check(plan); err != nil {
-		return nil, err
+	plan := forwardingPlan(m.Config, interfaces)
+	if !m.Resume {
+		if err := errors.Join(missingInterfaces(m.Config), b.fwd.check(plan)); err != nil {
+			return nil, err
+		}
 	}
-	return &prepared{epoch, cfg, plan}, nil
+	return &prepared{m.Epoch, m.Config, plan}, nil
 }
 
 // commit carries out what was prepared. When it returns, the kernel has been told everything.
@@ -219,7 +232,7 @@ func (b *balancer) commit(ctx context.Context, epoch uint64, in intents) error {
 	if b.prepared == nil || b.prepared.epoch != epoch {
 		return fmt.Errorf("commit of epoch %d, which was not prepared", epoch)
 	}
-	table, err := b.keep.read(ctx)
+	table, err := b.client.Table(ctx)
 	if err != nil {
 		return err
 	}
@@ -232,7 +245,8 @@ func (b *balancer) commit(ctx context.Context, epoch uint64, in intents) error {
 	b.adopt(table)
 	b.decideAll()
 	b.fwd.keep()
-	b.keep.verify(ctx, time.Now(), b.want)
+	b.keep.adopt(ctx, time.Now(), b.want)
+	b.lookForVIPs()
 	return nil
 }
 
@@ -260,6 +274,7 @@ func (b *balancer) adopt(table ipvsctl.Table) {
 	services := make(map[string]*serviceState)
 	servers := make(map[checker.Key]*serverState)
 	b.keep.names = make(map[ipvsctl.ServiceKey]string)
+	b.keep.configured = make(entries)
 	for _, service := range b.cfg.Services {
 		b.keep.names[service.Key()] = service.Name
 		s := b.services[service.Name]
@@ -275,11 +290,18 @@ func (b *balancer) adopt(table ipvsctl.Table) {
 		}
 		for _, addr := range addrs {
 			key := checker.Key{Service: service.Name, Server: addr}
-			servers[key] = b.servers[key]
-			// A verdict from a configuration that had a check says nothing once there is none.
-			if servers[key] == nil || service.Check == nil {
-				destination, has := table[service.Key()].Destinations[addr]
-				servers[key] = &serverState{found: destination.Weight, inKernel: has}
+			server := b.servers[key]
+			if server == nil {
+				server = &serverState{}
+			}
+			if service.Check == nil { // a verdict from a configuration that had one says nothing any more
+				server.state, server.since, server.cause = checker.Unknown, time.Time{}, ""
+			}
+			destination, has := table[service.Key()].Destinations[addr]
+			server.found, server.inKernel = destination.Weight, has
+			servers[key] = server
+			if addr.IsValid() {
+				b.keep.configured.add(service.Key(), addr)
 			}
 		}
 	}
@@ -308,41 +330,50 @@ func (b *balancer) decide(s *serviceState) {
 		},
 	}, &s.quorum)
 	b.want[service.Key()] = s.decision.service
-	if !s.decision.changed {
-		return
+	before := s.decided
+	s.decided = s.quorum.Decided()
+	switch {
+	case !s.decision.changed:
+	case !s.decision.up:
+		b.emit(status.Event{Level: slog.LevelWarn, What: "service down", Service: service.Name, Cause: s.decision.why})
+	case before: // to be up from the beginning is no event
+		b.emit(status.Event{Level: slog.LevelInfo, What: "service up", Service: service.Name, Cause: s.decision.why})
 	}
-	e := status.Event{
-		Level: slog.LevelInfo, What: "service up", Service: service.Name,
-		Cause: fmt.Sprintf("weight %d, quorum %d", s.decision.weight, service.Quorum),
-	}
-	if !s.decision.up {
-		e.Level, e.What = slog.LevelWarn, "service down"
-		if s.decision.sorry {
-			e.Cause += fmt.Sprintf(", sorry server %v takes over", service.SorryServer)
-		}
-	}
-	b.emit(e)
 }
 
 // reports takes in a report and those that wait behind it, so that many servers that fail together are
-// one change of the table. It says whether any verdict changed.
+// one decision and one change of the table. It says whether any verdict changed.
 func (b *balancer) reports(r checker.Report) (changed bool) {
 	const most = 1000 // however fast they come, the kernel must hear of it
-	for range most {
-		changed = b.report(r) || changed
-		select {
-		case r = <-b.checks.Reports():
-		default:
-			return changed
+	concerned := make(map[*serviceState]bool)
+	for waiting := true; waiting; {
+		if b.report(r) {
+			concerned[b.services[r.Service]] = true
+		}
+		waiting = false
+		if len(concerned) < most {
+			select {
+			case r = <-b.checks.Reports():
+				waiting = true
+			default:
+			}
 		}
 	}
-	return b.report(r) || changed
+	for service := range concerned {
+		b.decide(service)
+	}
+	return len(concerned) > 0
 }
 
 // report takes in the outcome of one check and says whether it changed the verdict.
 func (b *balancer) report(r checker.Report) (changed bool) {
 	// After Set returns, the loop reports only what was set: both are known.
 	server, service := b.servers[r.Key], b.services[r.Service]
+	if errors.Is(r.Err, checker.ErrSelf) {
+		server.self++
+		b.noteOwnFault(r)
+		return false
+	}
 	service.checks.Observe(r.Took)
 	if r.Err == nil {
 		server.ok++
@@ -360,8 +391,45 @@ func (b *balancer) report(r checker.Report) (changed bool) {
 		e.Level, e.What, e.Cause = slog.LevelWarn, "server down", server.cause
 	}
 	b.emit(e)
-	b.decide(service)
 	return true
+}
+
+// ownFaultPause is how long a trouble of this host must be gone before it is news again.
+const ownFaultPause = time.Minute
+
+// noteOwnFault says that checks fail for a reason on this host: verdicts stand still then.
+func (b *balancer) noteOwnFault(r checker.Report) {
+	if r.At.Sub(b.ownFault.last) > ownFaultPause {
+		b.emit(status.Event{Level: slog.LevelError, What: "checks fail on this host, verdicts stand still", Cause: r.Err.Error()})
+	}
+	b.ownFault.cause, b.ownFault.last = r.Err.Error(), r.At
+}
+
+// lookForVIPs says which VIPs are not, or again, addresses of this host. It may be right that one is not:
+// another director may hold it.
+func (b *balancer) lookForVIPs() {
+	var vips []netip.Addr
+	for _, service := range b.cfg.Services {
+		vips = append(vips, service.Key().Addr.Addr())
+	}
+	local, err := host.Local(vips)
+	if err != nil {
+		b.emit(status.Event{Level: slog.LevelWarn, What: "VIPs not looked for", Cause: err.Error()})
+		return
+	}
+	before := b.vips
+	b.vips = local
+	said := make(map[netip.Addr]bool)
+	for _, vip := range vips {
+		switch {
+		case said[vip]:
+		case !local[vip] && (before == nil || before[vip]):
+			b.emit(status.Event{Level: slog.LevelWarn, What: "VIP is not on this host, its requests do not arrive here", Cause: vip.String()})
+		case local[vip] && before != nil && !before[vip]:
+			b.emit(status.Event{Level: slog.LevelInfo, What: "VIP is on this host", Cause: vip.String()})
+		}
+		said[vip] = true
+	}
 }
 
 // stop ends as the configuration says.
@@ -369,7 +437,10 @@ func (b *balancer) stop(ctx context.Context) error {
 	if b.cfg == nil || b.cfg.Global.OnStop == config.Leave {
 		return nil
 	}
-	b.keep.remove(ctx, time.Now())
+	// Sysctls under a table that could not be removed stay too: traffic goes on through it.
+	if err := b.keep.remove(ctx, time.Now()); err != nil {
+		return err
+	}
 	return b.fwd.undo()
 }
 
@@ -384,20 +455,21 @@ func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
 	}
 	snap := &status.Snapshot{
 		Time:    time.Now(),
-		Node:    b.cfg.Global.Node,
 		Sysctls: slices.Clone(b.fwd.plan),
 		Totals:  *b.totals,
 	}
+	if time.Since(b.ownFault.last) < ownFaultPause {
+		snap.OwnFault = b.ownFault.cause
+	}
+	foreign := b.keep.foreignIn(table)
 	for _, service := range b.cfg.Services {
-		snap.Services = append(snap.Services, b.describe(b.services[service.Name], table[service.Key()], stats[service.Key()]))
+		key := service.Key()
+		described := b.describe(b.services[service.Name], table[key], stats[key])
+		described.ForeignServers = slices.SortedFunc(maps.Keys(foreign[key]), netip.AddrPort.Compare)
+		snap.Services = append(snap.Services, described)
+		delete(foreign, key)
 	}
-	ours := entriesOf(b.want)
-	maps.Copy(ours, b.keep.owned.entries)
-	for _, key := range slices.SortedFunc(maps.Keys(table), ipvsctl.ServiceKey.Compare) {
-		if ours[key] == nil {
-			snap.ForeignServices = append(snap.ForeignServices, key)
-		}
-	}
+	snap.ForeignServices = slices.SortedFunc(maps.Keys(foreign), ipvsctl.ServiceKey.Compare)
 	return snap, nil
 }
 
@@ -409,7 +481,9 @@ func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsc
 		Key:         service.Key(),
 		Scheduler:   string(service.Scheduler),
 		Forward:     service.Forward,
+		NoVIP:       !b.vips[service.Key().Addr.Addr()],
 		Up:          s.decision.up,
+		Why:         s.decision.why,
 		Quorum:      service.Quorum,
 		Weight:      s.decision.weight,
 		Sorry:       service.SorryServer,
@@ -420,14 +494,11 @@ func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsc
 		Checks:      s.checks,
 	}
 	out.Checks.Buckets = slices.Clone(s.checks.Buckets)
-	foreign := maps.Clone(have.Destinations)
-	delete(foreign, service.SorryServer)
 	for _, server := range service.Servers {
 		key := checker.Key{Service: service.Name, Server: server.Addr()}
 		state := b.servers[key]
 		destination, present := have.Destinations[key.Server]
 		numbers := counted.Destinations[key.Server]
-		delete(foreign, key.Server)
 		out.Servers = append(out.Servers, status.Server{
 			Addr:       key.Server,
 			State:      state.state,
@@ -439,17 +510,12 @@ func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsc
 			Intent:     b.intents.of(key),
 			OK:         state.ok,
 			Failed:     state.failed,
+			Self:       state.self,
 			Active:     numbers.Active,
 			Inactive:   numbers.Inactive,
 			Counters:   numbers.Counters,
 		})
 	}
-	for addr := range foreign {
-		if !b.keep.owned.entries[service.Key()][addr] {
-			out.ForeignServers = append(out.ForeignServers, addr)
-		}
-	}
-	slices.SortFunc(out.ForeignServers, netip.AddrPort.Compare)
 	return out
 }
 
@@ -457,20 +523,26 @@ func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsc
 func (b *balancer) emit(e status.Event) {
 	e.Time = time.Now()
 	logEvent(b.log, e)
+	b.post(message{Kind: kindEvent, Event: &e})
+}
+
+// post hands a message to the sender, and counts it where the parent has not taken the last thousand.
+func (b *balancer) post(m message) {
 	select {
-	case b.events <- e:
+	case b.out <- m:
 	default:
 		b.totals.Lost++
 	}
 }
 
-func (b *balancer) sendEvents(ctx context.Context) {
+// send writes what was posted. Only this goroutine waits for the parent to read.
+func (b *balancer) send(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-b.events:
-			if b.conn.send(message{Kind: kindEvent, Event: &e}) != nil {
+		case m := <-b.out:
+			if b.conn.send(m) != nil {
 				return // the reader sees the same end and says so
 			}
 		}

@@ -19,11 +19,11 @@ import (
 
 // child is a process of ours and the conversation with it.
 type child struct {
-	role  string
-	pid   int
-	conn  *conn
-	ended chan struct{} // closed when the process is gone
-	err   error         // how it ended; read after ended
+	role    string
+	process *os.Process
+	conn    *conn
+	ended   chan struct{} // closed when the process is gone
+	err     error         // how it ended; read after ended
 
 	mu      sync.Mutex
 	nextID  uint64
@@ -55,7 +55,7 @@ func startChild(ctx context.Context, role string, args []string, lock *os.File, 
 		err := cmd.Start()
 		theirs.Close()
 		if err == nil {
-			c.pid = cmd.Process.Pid
+			c.process = cmd.Process
 		}
 		started <- err
 		if err == nil {
@@ -189,12 +189,7 @@ func (c *child) ask(ctx context.Context, timeout time.Duration, m message) (mess
 
 // kill ends the process whatever it is doing, and waits for that.
 func (c *child) kill() {
-	// By pid, which is still the child's: nobody but its own goroutine waits for it, and that closes ended.
-	select {
-	case <-c.ended:
-	default:
-		_ = unix.Kill(c.pid, unix.SIGKILL)
-		<-c.ended
-	}
+	_ = c.process.Kill() // fails only when it has ended already
+	<-c.ended
 	c.conn.Close()
 }

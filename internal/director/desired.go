@@ -3,6 +3,7 @@ package director
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"poise/checker"
 	"poise/config"
@@ -28,6 +29,7 @@ type decision struct {
 	up      bool // the quorum is met
 	changed bool // up is not what it was
 	sorry   bool // the sorry server has taken over
+	why     string
 	reasons map[netip.AddrPort]string
 }
 
@@ -42,12 +44,14 @@ func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 		reasons: make(map[netip.AddrPort]string),
 	}
 	undecided := false
+	counts := make(map[string]int)
 	for _, server := range s.Servers {
 		addr := server.Addr()
 		place := placeOf(s, server, know)
 		d.reasons[addr] = place.reason
 		d.weight += place.weight
 		undecided = undecided || place.unknown
+		counts[place.word]++
 		if place.inTable {
 			d.service.Destinations[addr] = ipvsctl.Destination{Method: s.Forward, Weight: place.weight}
 		}
@@ -59,7 +63,15 @@ func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 		d.changed = quorum.Observe(d.weight)
 	}
 	d.up = quorum.Held()
-	if !s.SorryServer.IsValid() || d.up {
+	d.why = fmt.Sprintf("weight %d, quorum %d", d.weight, s.Quorum) + tally(counts)
+	switch {
+	case d.up:
+		return d
+	case !s.SorryServer.IsValid() && d.weight == 0:
+		d.why += ": nobody answers"
+		return d
+	case !s.SorryServer.IsValid():
+		d.why += ": those that are left answer"
 		return d
 	}
 	if weight, inKernel := know.found(s.SorryServer); inKernel && !quorum.Decided() {
@@ -68,6 +80,7 @@ func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 	}
 	d.sorry = quorum.Decided()
 	if d.sorry {
+		d.why += fmt.Sprintf(": sorry server %v answers", s.SorryServer)
 		for addr, destination := range d.service.Destinations {
 			if destination.Weight == 0 {
 				continue
@@ -90,43 +103,57 @@ type place struct {
 	weight  int
 	inTable bool // with weight 0 too: its connections go on
 	unknown bool // no verdict yet
+	word    string
 	reason  string
 }
 
 func placeOf(s config.Service, server config.Server, know knowledge) place {
 	addr := server.Addr()
-	weight, reason := server.Weight, "up"
+	weight, word, reason := server.Weight, "up", "up"
 	intent := know.intent(addr)
 	switch {
 	case intent == nil:
 	case intent.Drain:
-		weight, reason = 0, "drained"+because(intent)
+		weight, word, reason = 0, "drained", "drained"+because(intent)
 	case intent.Weight != nil:
-		weight, reason = *intent.Weight, "weight set"+because(intent)
+		weight, reason = *intent.Weight, fmt.Sprintf("weight %d set", *intent.Weight)+because(intent)
 	}
 	if s.Check == nil {
-		return place{weight, true, false, reason}
+		return place{weight, true, false, word, reason}
 	}
+	keeps := s.Check.OnFailure == checker.WeightZero // a server that is out stays in the table, with weight 0
 	switch state, cause := know.verdict(addr); {
 	case state == checker.Down && intent != nil:
-		return place{0, s.Check.OnFailure == checker.WeightZero, false, "down: " + cause + "; " + reason}
+		return place{0, keeps, false, "down", "down: " + cause + "; " + reason}
 	case state == checker.Down:
-		return place{0, s.Check.OnFailure == checker.WeightZero, false, "down: " + cause}
+		return place{0, keeps, false, "down", "down: " + cause}
 	case state == checker.Up:
-		return place{weight, true, false, reason}
-	case s.Check.Initial == checker.InitialUp:
-		return place{weight, true, true, "not checked yet, initial = up"}
+		return place{weight, true, false, word, reason}
 	}
 	// Without a verdict the kernel's own state is the best guess: after a restart it is right almost always.
 	found, inKernel := know.found(addr)
 	switch {
-	case !inKernel:
-		return place{0, s.Check.OnFailure == checker.WeightZero, true, "not checked yet"}
-	case intent != nil:
-		return place{min(found, weight), true, true, reason}
-	default:
-		return place{found, true, true, "not checked yet, weight as found"}
+	case inKernel && intent != nil:
+		return place{min(found, weight), true, true, "unknown", reason}
+	case inKernel:
+		return place{found, true, true, "unknown", "not checked yet, weight as found"}
+	case s.Check.Initial == checker.InitialUp && intent != nil:
+		return place{weight, true, true, "unknown", reason}
+	case s.Check.Initial == checker.InitialUp:
+		return place{weight, true, true, "unknown", "not checked yet, initial = up"}
 	}
+	return place{0, keeps, true, "unknown", "not checked yet"}
+}
+
+// tally is how many servers are not simply up: ", 2 down, 1 drained".
+func tally(counts map[string]int) string {
+	text := ""
+	for _, word := range []string{"down", "drained", "unknown"} {
+		if n := counts[word]; n > 0 {
+			text += fmt.Sprintf(", %d %s", n, word)
+		}
+	}
+	return text
 }
 
 // onFailure is how the service takes servers out; one without checks only ever does so for its sorry server.
@@ -137,9 +164,12 @@ func onFailure(s config.Service) checker.OnFailure {
 	return s.Check.OnFailure
 }
 
-// because is who asked and why: " by root: new disk".
+// because is who asked, when and why: " by root at 2026-11-20 03:14:07: new disk".
 func because(in *status.Intent) string {
 	text := " by " + in.By
+	if !in.At.IsZero() {
+		text += " at " + in.At.Local().Format(time.DateTime)
+	}
 	if in.Reason != "" {
 		text += ": " + in.Reason
 	}

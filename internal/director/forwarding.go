@@ -41,24 +41,32 @@ func forwardingPlan(cfg *config.Config, interfaces []string) []status.Sysctl {
 	return plan
 }
 
+// missingInterfaces is an error when the file names an interface that this host has not.
+func missingInterfaces(cfg *config.Config) error {
+	for _, name := range cfg.Global.Interfaces {
+		exists, err := host.LinkExists(name)
+		if err != nil {
+			return err
+		}
+		if !exists {
+			return fmt.Errorf("global: interfaces: this host has no interface %q (\"ip link\" lists those it has)", name)
+		}
+	}
+	return nil
+}
+
 // facingInterfaces are the interfaces the file names, else those through which the servers are reached.
 func facingInterfaces(cfg *config.Config) ([]string, error) {
 	if len(cfg.Global.Interfaces) > 0 {
-		for _, name := range cfg.Global.Interfaces {
-			exists, err := host.LinkExists(name)
-			if err != nil {
-				return nil, err
-			}
-			if !exists {
-				return nil, fmt.Errorf("global: interfaces: this host has no interface %q (\"ip link\" lists those it has)", name)
-			}
-		}
 		return cfg.Global.Interfaces, nil
 	}
 	var servers []netip.Addr
 	for _, service := range cfg.Services {
 		for _, server := range service.Servers {
 			servers = append(servers, server.Address)
+		}
+		if service.SorryServer.IsValid() {
+			servers = append(servers, service.SorryServer.Addr())
 		}
 	}
 	// A server without a route is no reason to stop: its checks will fail and say so.
@@ -83,6 +91,7 @@ type forwarding struct {
 
 	plan    []status.Sysctl // with the last value seen and the last problem
 	settled bool            // the plan was in force once: a difference since then is somebody else's
+	unsaved lasting
 }
 
 // check tells, without changing anything, whether the plan can be carried out: a setting that is right
@@ -95,7 +104,7 @@ func (f *forwarding) check(plan []status.Sysctl) error {
 			err = f.sysctls.Writable(s.Name)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s must be %s: %w", s.Name, s.Want, err))
+			errs = append(errs, fmt.Errorf("%w, and it must be %s", err, s.Want))
 		}
 	}
 	return errors.Join(errs...)
@@ -108,11 +117,8 @@ func (f *forwarding) setPlan(plan []status.Sysctl) {
 
 // keep makes every setting what the plan says.
 func (f *forwarding) keep() {
-	if !f.settled {
-		if err := f.remember(); err != nil {
-			f.emit(status.Event{Level: slog.LevelError, What: "former sysctls not recorded", Cause: err.Error()})
-		}
-	}
+	// Where the disk refuses, traffic is worth more than a way back that survives this process.
+	f.unsaved.set(f.remember(), f.emit, "former sysctls not recorded", "former sysctls recorded")
 	for i := range f.plan {
 		s := &f.plan[i]
 		was, err := f.sysctls.Read(s.Name)
@@ -149,6 +155,9 @@ func (f *forwarding) say(s *status.Sysctl, was string) {
 // each interface's forwarding and all.accept_redirects (inet_forward_change in net/ipv4/devinet.c),
 // so these are noted behind it and will be restored after it.
 func (f *forwarding) remember() error {
+	if err := f.record.Sync(); err != nil {
+		return err
+	}
 	for _, s := range f.plan {
 		value, err := f.sysctls.Read(s.Name)
 		if err != nil || value == s.Want {

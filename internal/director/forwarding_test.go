@@ -1,6 +1,7 @@
 package director
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,7 +149,7 @@ func TestForwardingCheck(t *testing.T) {
 		t.Errorf("a value that is right need not be writable: %v", err)
 	}
 	err := f.check([]status.Sysctl{{Name: ipForward, Want: "0"}})
-	if want := "net.ipv4.ip_forward must be 0: read-only file system"; err == nil || err.Error() != want {
+	if want := "net.ipv4.ip_forward: cannot be set: read-only file system, and it must be 0"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
@@ -156,4 +157,6 @@ func TestForwardingCheck(t *testing.T) {
 // readOnly is /proc/sys as containers see it.
 type readOnly struct{ host.Sysctls }
 
-func (readOnly) Writable(string) error { return unix.EROFS }
+func (readOnly) Writable(name string) error {
+	return fmt.Errorf("%s: cannot be set: %w", name, unix.EROFS)
+}

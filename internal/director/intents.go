@@ -41,16 +41,38 @@ func (in intents) with(key checker.Key, intent status.Intent) intents {
 	return append(in.without(key), serverIntent{key, intent})
 }
 
-// within splits the intents into those about servers of cfg, and the others.
-func (in intents) within(cfg *config.Config) (kept, dropped intents) {
-	for _, s := range in {
-		if hasServer(cfg, s.Key) {
-			kept = append(kept, s)
-		} else {
-			dropped = append(dropped, s)
+// follow returns the intents after a change of the configuration. A service that was only renamed takes its
+// intents along: what was drained for a broken disk must not take traffic because of a name.
+func (in intents) follow(before, after *config.Config) intents {
+	next := slices.Clone(in)
+	for i, s := range next {
+		if hasServer(after, s.Key) {
+			continue
+		}
+		was := slices.IndexFunc(before.Services, func(o config.Service) bool { return o.Name == s.Service })
+		if was < 0 {
+			continue
+		}
+		for _, service := range after.Services {
+			renamed := checker.Key{Service: service.Name, Server: s.Server}
+			if service.Key() == before.Services[was].Key() && hasServer(after, renamed) && in.of(renamed) == nil {
+				next[i].Key = renamed
+			}
 		}
 	}
-	return kept, dropped
+	return next
+}
+
+// dormant are the intents about servers that cfg does not have. They are kept: a server that was taken out
+// of the file while it is repaired comes back as it went.
+func (in intents) dormant(cfg *config.Config) []status.Dormant {
+	var all []status.Dormant
+	for _, s := range in {
+		if !hasServer(cfg, s.Key) {
+			all = append(all, status.Dormant{Key: s.Key, Intent: s.Intent})
+		}
+	}
+	return all
 }
 
 func hasServer(cfg *config.Config, key checker.Key) bool {

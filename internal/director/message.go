@@ -27,11 +27,12 @@ type kind string
 
 const (
 	// From the parent, each answered with the same ID.
-	kindPrepare  kind = "prepare"  // Epoch, Config: could you run this?
+	kindPrepare  kind = "prepare"  // Epoch, Config: could you run this? With Resume: you will, it was in force already
 	kindCommit   kind = "commit"   // Epoch, Intents: run what was prepared; answered when the kernel agrees
 	kindAbort    kind = "abort"    // Epoch: forget what was prepared
 	kindIntents  kind = "intents"  // Intents: the operator's wishes, whole; answered when the kernel agrees
 	kindSnapshot kind = "snapshot" // answered with Snapshot
+	kindPing     kind = "ping"     // are you there?
 	kindStop     kind = "stop"     // finish as on_stop says, answer and exit
 
 	// From a child.
@@ -48,6 +49,7 @@ type message struct {
 	Version  int              `json:"version,omitempty"`
 	Epoch    uint64           `json:"epoch,omitempty"`
 	Config   *config.Config   `json:"config,omitempty"`
+	Resume   bool             `json:"resume,omitempty"`
 	Intents  intents          `json:"intents,omitempty"`
 	Snapshot *status.Snapshot `json:"snapshot,omitempty"`
 	Event    *status.Event    `json:"event,omitempty"`

@@ -21,6 +21,7 @@ type ownership struct {
 	path    string
 	bootID  string
 	entries entries
+	saved   bool // the file holds entries
 }
 
 // entries are identities: services, and in each the servers.
@@ -30,15 +31,33 @@ func entriesOf(tables ...ipvsctl.Table) entries {
 	e := make(entries)
 	for _, table := range tables {
 		for key, service := range table {
-			if e[key] == nil {
-				e[key] = make(map[netip.AddrPort]bool)
-			}
+			e.add(key)
 			for server := range service.Destinations {
-				e[key][server] = true
+				e.add(key, server)
 			}
 		}
 	}
 	return e
+}
+
+func (e entries) add(key ipvsctl.ServiceKey, servers ...netip.AddrPort) {
+	if e[key] == nil {
+		e[key] = make(map[netip.AddrPort]bool)
+	}
+	for _, server := range servers {
+		e[key][server] = true
+	}
+}
+
+// with returns the union of e and o.
+func (e entries) with(o entries) entries {
+	all := make(entries)
+	for _, from := range []entries{e, o} {
+		for key, servers := range from {
+			all.add(key, slices.Collect(maps.Keys(servers))...)
+		}
+	}
+	return all
 }
 
 // within returns the part of table that has an identity in e.
@@ -96,11 +115,13 @@ func loadOwnership(path, bootID string) (*ownership, error) {
 	return o, nil
 }
 
-// claim makes e what poise owns, on disk before it returns.
+// claim makes e what poise owns: on disk before it returns, or where the disk refuses, in memory at
+// least, and on disk with a later claim.
 func (o *ownership) claim(e entries) error {
-	if maps.EqualFunc(o.entries, e, maps.Equal[map[netip.AddrPort]bool, map[netip.AddrPort]bool]) {
+	if o.saved && maps.EqualFunc(o.entries, e, maps.Equal[map[netip.AddrPort]bool, map[netip.AddrPort]bool]) {
 		return nil
 	}
+	o.entries, o.saved = e, false
 	file := ownedFile{BootID: o.bootID}
 	for _, key := range slices.SortedFunc(maps.Keys(e), ipvsctl.ServiceKey.Compare) {
 		servers := slices.SortedFunc(maps.Keys(e[key]), netip.AddrPort.Compare)
@@ -113,6 +134,6 @@ func (o *ownership) claim(e entries) error {
 	if err := host.ReplaceFile(o.path, data); err != nil {
 		return fmt.Errorf("remember what is ours: %w", err)
 	}
-	o.entries = e
+	o.saved = true
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -35,31 +36,29 @@ const (
 	commitTimeout  = 60 * time.Second // for what may program or remove a whole table
 )
 
-// parent is the process that reads the file, supervises and listens. One goroutine, in loop, owns the
-// state; HTTP handlers reach it through do.
+// parent is the process that reads the file, supervises and listens. One goroutine, in loop, owns its
+// state; HTTP handlers read the view, and change something through do.
 type parent struct {
 	Options
 	events   *ring
-	lock     *os.File
+	view     view
 	requests chan func()
-	control  net.Listener
-	api      net.Listener // nil when not configured
+	serving  sync.WaitGroup
+
+	lock    *os.File
+	control net.Listener
+	api     *apiServer // nil when not configured
 
 	cfg      *config.Config
 	epoch    uint64
 	loaded   time.Time
 	rejected string // why the last reload was not taken
 	intents  intents
-
-	balancer *child // nil while there is none
-	restarts uint64
-	backoff  time.Duration
-	started  time.Time
-	last     *status.Snapshot // the balancer's last words, shown while it is silent
+	supervisor
 }
 
 // Run is the director daemon: it returns when SIGTERM or SIGINT has been carried out, or with the
-// reason why it could not begin. Then nothing has been changed.
+// reason why it could not begin. What it finds out before it touches the kernel changes nothing.
 func Run(ctx context.Context, o Options) error {
 	// From the first moment on, or a signal that comes early would end the process by default.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -69,6 +68,9 @@ func Run(ctx context.Context, o Options) error {
 	defer signal.Stop(hup)
 
 	p := &parent{Options: o, events: newRing(), requests: make(chan func())}
+	p.pongs = make(chan pong)
+	p.restart = time.NewTimer(0)
+	p.restart.Stop()
 	cfg, err := config.Load(o.ConfigFile)
 	if err != nil {
 		return err
@@ -105,12 +107,8 @@ func (p *parent) listen(cfg *config.Config) (err error) {
 	if p.control, err = listenControl(SocketPath(p.RuntimeDir)); err != nil {
 		return err
 	}
-	if cfg.Global.API.IsValid() {
-		if p.api, err = listenAPI(cfg.Global.API); err != nil {
-			return err
-		}
-	}
-	return nil
+	p.api, err = p.listenAPI(cfg)
+	return err
 }
 
 func (p *parent) close() {
@@ -133,10 +131,13 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	p.balancer = b
-	_, err = b.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg})
+	p.balancer, p.heard = b, time.Now()
+	p.cfg = cfg // there is no former one that intents could follow from
+	// A signal to stop waits until what was begun is whole, and then undoes it as configured.
+	whole := context.WithoutCancel(ctx)
+	_, err = b.ask(whole, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg})
 	if err == nil {
-		err = p.commit(ctx, cfg)
+		err = p.commit(whole, cfg)
 	}
 	if err != nil {
 		b.kill()
@@ -144,151 +145,125 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) error {
 	return err
 }
 
-func (p *parent) startBalancer(ctx context.Context) (*child, error) {
-	p.started = time.Now()
-	return startChild(ctx, roleBalancer, []string{p.RuntimeDir}, p.lock, p.events.add)
-}
-
 // commit makes a prepared configuration the one in force.
 func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
-	kept, dropped := p.intents.within(cfg)
-	_, err := p.balancer.ask(ctx, commitTimeout, message{Kind: kindCommit, Epoch: p.epoch + 1, Intents: kept})
+	next := p.intents.follow(p.cfg, cfg)
+	_, err := p.balancer.ask(ctx, commitTimeout, message{Kind: kindCommit, Epoch: p.epoch + 1, Intents: next})
 	if err != nil {
 		return err
 	}
+	for _, s := range next {
+		if hasServer(p.cfg, s.Key) && !hasServer(cfg, s.Key) {
+			p.emit(status.Event{
+				Level: slog.LevelWarn, What: "server left the configuration, what was asked for it waits",
+				Service: s.Service, Server: s.Server, Cause: "asked" + because(&s.Intent),
+			})
+		}
+	}
 	p.cfg, p.loaded, p.rejected = cfg, time.Now(), ""
 	p.epoch++
-	for _, intent := range dropped {
-		p.emit(status.Event{Level: slog.LevelInfo, What: "intent dropped, the server is not configured any more", Service: intent.Service, Server: intent.Server})
-	}
-	p.setIntents(kept)
+	p.setIntents(next)
 	return nil
 }
 
-// setIntents remembers what operators want. The children have been told already.
+// setIntents remembers what operators want.
 func (p *parent) setIntents(in intents) {
 	p.intents = in
 	if err := in.save(p.intentsFile()); err != nil {
 		p.emit(status.Event{Level: slog.LevelError, What: "intents not recorded, a restart forgets them", Cause: err.Error()})
 	}
+	p.publish()
 }
 
 func (p *parent) loop(ctx context.Context, hup <-chan os.Signal) error {
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	control := p.serve(&serving, p.control, p.controlHandler())
+	defer p.serving.Wait()
+	control := p.serve(p.control, p.controlHandler())
 	defer control.Close()
-	if p.api != nil {
-		api := p.serve(&serving, p.api, p.apiHandler())
-		defer api.Close()
-	}
+	p.api.serve(p)
+	defer func() { p.api.Close() }() // whichever it is then
 
-	p.emit(status.Event{Level: slog.LevelInfo, What: "running", Cause: fmt.Sprintf("%s, %d services", p.ConfigFile, len(p.cfg.Services))})
+	p.emit(status.Event{Level: slog.LevelInfo, What: "running", Cause: fmt.Sprintf("%s, services: %d", p.ConfigFile, len(p.cfg.Services))})
 	notify("READY=1")
-	restart := time.NewTimer(0)
-	restart.Stop()
-	defer restart.Stop()
+	pings := time.NewTicker(pingInterval)
+	defer pings.Stop()
+	defer p.restart.Stop()
 	for {
-		var gone <-chan struct{}
-		if p.balancer != nil {
-			gone = p.balancer.ended
-		}
 		select {
 		case <-ctx.Done():
 			return p.stop(context.Cause(ctx))
 		case <-hup:
-			notify(reloading())
-			p.reload(ctx)
-			notify("READY=1")
+			_ = p.reload(ctx) // has said what was wrong
 		case do := <-p.requests:
 			do()
-		case <-gone:
-			restart.Reset(p.balancerDied())
-		case <-restart.C:
-			if err := p.reviveBalancer(ctx); err != nil {
+		case <-pings.C:
+			p.ping(ctx)
+		case answer := <-p.pongs:
+			p.ponged(answer)
+		case <-p.gone():
+			p.balancerDied()
+		case <-p.restart.C:
+			if err := p.reviveBalancer(context.WithoutCancel(ctx)); err != nil {
 				p.emit(status.Event{Level: slog.LevelError, What: "balancer not restarted", Cause: err.Error()})
-				restart.Reset(p.nextBackoff())
+				p.restartIn(p.backoff, "cannot be started ("+err.Error()+")")
 			}
 		}
 	}
 }
 
-// reload takes the file as a whole or not at all.
-func (p *parent) reload(ctx context.Context) {
-	reject := func(err error) {
-		p.rejected = err.Error()
-		p.emit(status.Event{Level: slog.LevelError, What: "reload rejected, nothing changed", Cause: p.rejected})
+// reload takes the file as a whole or not at all, and says which.
+func (p *parent) reload(ctx context.Context) error {
+	notify(reloading())
+	defer notify("READY=1")
+	err := p.tryReload(context.WithoutCancel(ctx)) // a signal to stop waits until it is whole
+	if err == nil {
+		p.emit(status.Event{Level: slog.LevelInfo, What: "reloaded", Cause: fmt.Sprintf("%s, epoch %d", p.ConfigFile, p.epoch)})
+		return nil
 	}
+	p.rejected = err.Error()
+	p.publish()
+	const most = 20 // mistakes that become events: the list is for other things too
+	mistakes := strings.Split(p.rejected, "\n")
+	for _, mistake := range mistakes[:min(most, len(mistakes))] {
+		p.emit(status.Event{Level: slog.LevelError, What: "reload rejected", Cause: mistake})
+	}
+	return err
+}
+
+func (p *parent) tryReload(ctx context.Context) error {
 	cfg, err := config.Load(p.ConfigFile)
-	if err != nil {
-		reject(err)
-		return
-	}
-	if cfg.Global.API != p.cfg.Global.API {
-		reject(fmt.Errorf("global: api = %q: the address is bound at start, restart to change it from %q", cfg.Global.API, p.cfg.Global.API))
-		return
-	}
-	if p.balancer == nil {
-		reject(errors.New("the balancer is being restarted, try again"))
-		return
-	}
-	if _, err := p.balancer.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
-		reject(err)
-		// Not heard when it is the balancer that hangs; a later prepare replaces this one anyway.
-		_ = p.balancer.conn.send(message{Kind: kindAbort, Epoch: p.epoch + 1})
-		return
-	}
-	if err := p.commit(ctx, cfg); err != nil {
-		// Half carried out at worst. The next balancer starts from the configuration that was in force.
-		reject(err)
-		p.balancer.kill()
-		return
-	}
-	p.emit(status.Event{Level: slog.LevelInfo, What: "reloaded", Cause: fmt.Sprintf("%s, epoch %d", p.ConfigFile, p.epoch)})
-}
-
-// balancerDied takes note and returns how long to wait before the next one.
-func (p *parent) balancerDied() time.Duration {
-	p.emit(status.Event{
-		Level: slog.LevelError, What: "balancer died, the kernel goes on with the last table",
-		Cause: fmt.Sprint(p.balancer.err),
-	})
-	p.balancer.conn.Close()
-	p.balancer = nil
-	if time.Since(p.started) > lastRetry {
-		p.backoff = 0
-	}
-	if p.backoff == 0 {
-		p.backoff = firstRetry
-		return 0
-	}
-	return p.nextBackoff()
-}
-
-func (p *parent) nextBackoff() time.Duration {
-	wait := max(p.backoff, firstRetry)
-	p.backoff = min(2*wait, lastRetry)
-	return wait
-}
-
-// reviveBalancer starts a new balancer with what is in force.
-func (p *parent) reviveBalancer(ctx context.Context) error {
-	b, err := p.startBalancer(ctx)
 	if err != nil {
 		return err
 	}
-	for _, m := range []message{
-		{Kind: kindPrepare, Epoch: p.epoch, Config: p.cfg},
-		{Kind: kindCommit, Epoch: p.epoch, Intents: p.intents},
-	} {
-		if _, err := b.ask(ctx, commitTimeout, m); err != nil {
-			b.kill()
+	if p.balancer == nil {
+		return errors.New("the balancer is being restarted, try again")
+	}
+	api := p.api
+	if cfg.Global.API != p.cfg.Global.API {
+		if api, err = p.listenAPI(cfg); err != nil {
 			return err
 		}
 	}
-	p.balancer = b
-	p.restarts++
-	p.emit(status.Event{Level: slog.LevelInfo, What: "balancer restarted"})
+	if _, err := p.balancer.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
+		// Not heard when it is the balancer that hangs; a later prepare replaces this one anyway.
+		_ = p.balancer.conn.send(message{Kind: kindAbort, Epoch: p.epoch + 1})
+		if api != p.api {
+			api.Close()
+		}
+		return err
+	}
+	if err := p.commit(ctx, cfg); err != nil {
+		if api != p.api {
+			api.Close()
+		}
+		// Half carried out at worst: the next balancer begins with the configuration that was in force.
+		p.balancer.kill()
+		return fmt.Errorf("%w: the former configuration is being restored", err)
+	}
+	if api != p.api {
+		p.api.Close()
+		p.api = api
+		api.serve(p)
+	}
 	return nil
 }
 
@@ -296,6 +271,11 @@ func (p *parent) reviveBalancer(ctx context.Context) error {
 func (p *parent) stop(cause error) error {
 	notify("STOPPING=1")
 	p.emit(status.Event{Level: slog.LevelInfo, What: "stopping", Cause: fmt.Sprintf("%v, on_stop = %s", cause, p.cfg.Global.OnStop)})
+	select {
+	case <-p.gone():
+		p.balancerDied()
+	default:
+	}
 	ctx := context.Background() // the loop's has ended: that is why this is happening
 	timeout := askTimeout
 	if p.cfg.Global.OnStop == config.Remove {
@@ -311,94 +291,99 @@ func (p *parent) stop(cause error) error {
 	}
 	defer p.balancer.kill()
 	_, err := p.balancer.ask(ctx, timeout, message{Kind: kindStop})
+	if p.cfg.Global.OnStop == config.Leave {
+		return nil // there was nothing to do for it
+	}
 	return err
 }
 
-// do runs f in the loop's goroutine and waits for it, or for ctx.
-func (p *parent) do(ctx context.Context, f func()) error {
-	done := make(chan struct{})
+// do runs f in the loop's goroutine and returns its error. When ctx ends first f may still run.
+func (p *parent) do(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
 	select {
-	case p.requests <- func() { f(); close(done) }:
+	case p.requests <- func() { done <- f() }:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	select {
-	case <-done:
-		return nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// snapshot is the director's state: the balancer's part afresh, or its last one marked stale.
-func (p *parent) snapshot(ctx context.Context) (*status.Snapshot, error) {
-	var b *child
-	var base status.Snapshot
-	if err := p.do(ctx, func() { b, base = p.balancer, p.describe() }); err != nil {
-		return nil, err
+// publish shows the parent's state to the HTTP handlers.
+func (p *parent) publish() {
+	own := status.Snapshot{
+		Time:     time.Now(),
+		Node:     p.cfg.Global.Node,
+		Version:  p.Version,
+		Config:   status.Config{File: p.ConfigFile, Epoch: p.epoch, Loaded: p.loaded, Rejected: p.rejected},
+		Balancer: status.Balancer{Restarts: p.restarts, Problem: p.problem},
+		Dormant:  p.intents.dormant(p.cfg),
 	}
-	fresh := false
-	if b != nil {
-		if answer, err := b.ask(ctx, askTimeout, message{Kind: kindSnapshot}); err == nil && answer.Snapshot != nil {
-			fresh = true
-			if err := p.do(ctx, func() { p.last = answer.Snapshot }); err != nil {
-				return nil, err
-			}
-			base.Balancer.PID = b.pid
-		}
+	if p.balancer != nil {
+		own.Balancer.PID = p.balancer.process.Pid
 	}
-	var last *status.Snapshot
-	if err := p.do(ctx, func() { last = p.last }); err != nil {
-		return nil, err
-	}
-	base.Balancer.Stale = !fresh
-	if last != nil {
-		base.Time, base.Services, base.Sysctls = last.Time, last.Services, last.Sysctls
-		base.ForeignServices, base.Totals = last.ForeignServices, last.Totals
-	}
-	return &base, nil
+	p.view.publish(own, p.balancer)
 }
 
-// describe is the parent's own part of the snapshot.
-func (p *parent) describe() status.Snapshot {
-	return status.Snapshot{
-		Time:    time.Now(),
-		Node:    p.cfg.Global.Node,
-		Version: p.Version,
-		Config:  status.Config{File: p.ConfigFile, Epoch: p.epoch, Loaded: p.loaded, Rejected: p.rejected},
-		Balancer: status.Balancer{
-			Restarts: p.restarts,
-		},
-	}
-}
-
-// intend carries out an operator's wish about one server and returns when the kernel has been told.
+// intend carries out an operator's wish about one server. It is the parent's to remember: once recorded, it
+// is carried out by whichever balancer there is or will be.
 func (p *parent) intend(ctx context.Context, key checker.Key, change func(intents) intents, e status.Event) error {
-	var err error
-	doErr := p.do(ctx, func() {
-		if !hasServer(p.cfg, key) {
-			err = &unknownServer{key}
-			return
+	return p.do(ctx, func() error {
+		if err := p.mayIntend(key); err != nil {
+			return err
 		}
-		if p.balancer == nil {
-			err = errors.New("the balancer is being restarted, try again")
-			return
-		}
-		next := change(p.intents)
-		if _, err = p.balancer.ask(ctx, askTimeout, message{Kind: kindIntents, Intents: next}); err != nil {
-			return
-		}
+		p.setIntents(change(p.intents))
 		p.emit(e)
-		p.setIntents(next)
+		if p.balancer == nil {
+			return errors.New("recorded; the balancer is being restarted and will do it")
+		}
+		_, err := p.balancer.ask(context.WithoutCancel(ctx), askTimeout, message{Kind: kindIntents, Intents: p.intents})
+		if err != nil {
+			return fmt.Errorf("recorded, but not done yet: %w", err)
+		}
+		return nil
 	})
-	return errors.Join(doErr, err)
 }
 
 // unknownServer says that an operator named what the configuration does not have.
-type unknownServer struct{ checker.Key }
+type unknownServer string
 
-func (u *unknownServer) Error() string {
-	return fmt.Sprintf("service %q has no server %v in the configuration", u.Service, u.Server)
+func (u unknownServer) Error() string { return string(u) }
+
+// mayIntend is nil when there is a server of this name, or was one when an operator last asked something of it.
+func (p *parent) mayIntend(key checker.Key) error {
+	if hasServer(p.cfg, key) || p.intents.of(key) != nil {
+		return nil
+	}
+	var services []string
+	for _, service := range p.cfg.Services {
+		services = append(services, service.Name)
+		if service.Name != key.Service {
+			continue
+		}
+		if service.SorryServer == key.Server {
+			return unknownServer(fmt.Sprintf("%v is the sorry server of %q: it takes traffic only where there is no quorum", key.Server, key.Service))
+		}
+		var servers []string
+		for _, server := range service.Servers {
+			servers = append(servers, server.Addr().String())
+		}
+		return unknownServer(fmt.Sprintf("service %q has no server %v; it has %s", key.Service, key.Server, few(servers)))
+	}
+	return unknownServer(fmt.Sprintf("there is no service %q; there are %s", key.Service, few(services)))
+}
+
+// few lists some names in a sentence.
+func few(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
 }
 
 // emit records a decision of the parent.
@@ -409,7 +394,7 @@ func (p *parent) emit(e status.Event) {
 }
 
 // serve answers requests on l until the server is closed.
-func (p *parent) serve(running *sync.WaitGroup, l net.Listener, handler http.Handler) *http.Server {
+func (p *parent) serve(l net.Listener, handler http.Handler) *http.Server {
 	server := &http.Server{
 		Handler:           handler,
 		ConnContext:       withPeer,
@@ -417,10 +402,45 @@ func (p *parent) serve(running *sync.WaitGroup, l net.Listener, handler http.Han
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 	}
-	running.Go(func() {
+	p.serving.Go(func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			p.emit(status.Event{Level: slog.LevelError, What: "no longer listening", Cause: err.Error()})
 		}
 	})
 	return server
+}
+
+// apiServer is what listens on the API address. A nil one listens nowhere.
+type apiServer struct {
+	listener net.Listener
+	server   *http.Server // nil until it serves
+}
+
+// listenAPI takes the address that cfg asks for; nil when it asks for none.
+func (p *parent) listenAPI(cfg *config.Config) (*apiServer, error) {
+	if !cfg.Global.API.IsValid() {
+		return nil, nil
+	}
+	l, err := listenAPI(cfg.Global.API)
+	if err != nil {
+		return nil, err
+	}
+	return &apiServer{listener: l}, nil
+}
+
+func (a *apiServer) serve(p *parent) {
+	if a != nil {
+		a.server = p.serve(a.listener, p.apiHandler())
+	}
+}
+
+// Close stops listening and ends the connections.
+func (a *apiServer) Close() {
+	switch {
+	case a == nil:
+	case a.server != nil:
+		a.server.Close()
+	default:
+		a.listener.Close()
+	}
 }

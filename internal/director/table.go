@@ -2,6 +2,7 @@ package director
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -32,12 +33,35 @@ type keeper struct {
 	owned  *ownership
 	emit   func(status.Event)
 	totals *status.Totals
-	names  map[ipvsctl.ServiceKey]string // for events
+
+	// configured is what the configuration names, in the table or not; set with each configuration.
+	configured entries
+	names      map[ipvsctl.ServiceKey]string // for events
 
 	// believed is what the kernel held of ours when last seen or changed; nil when it must be read first.
 	believed ipvsctl.Table
 	refused  map[opID]*refusal
-	unread   string // why the kernel's table could not be read; said once
+	foreign  entries // seen last
+	// What is wrong for longer, each said once when it begins and once when it ends.
+	unread, unsaved lasting
+}
+
+// lasting is a trouble that is said when it begins, or changes, and when it ends.
+type lasting struct{ now string }
+
+func (l *lasting) set(err error, emit func(status.Event), begins, ends string) {
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
+	}
+	switch {
+	case trouble == l.now:
+	case trouble != "":
+		emit(status.Event{Level: slog.LevelError, What: begins, Cause: trouble})
+	default:
+		emit(status.Event{Level: slog.LevelInfo, What: ends})
+	}
+	l.now = trouble
 }
 
 // opID is what a change is about, so that a retry is recognised although its details may have moved on.
@@ -63,12 +87,39 @@ func (k *keeper) verify(ctx context.Context, now time.Time, want ipvsctl.Table) 
 		k.believed = nil
 		return
 	}
-	ours := k.mine(table, want)
 	if k.believed != nil {
-		k.reportDrift(ipvsctl.Diff(ours, k.believed))
+		ours := k.known(k.believed).within(table)
+		k.tell(slog.LevelWarn, "drift", "changed by somebody else, put back: ", ipvsctl.Diff(ours, k.believed))
+		k.totals.Drift += uint64(len(ipvsctl.Diff(ours, k.believed)))
 	}
-	k.believed = ours
+	k.believed = k.known(want).within(table)
 	k.apply(ctx, now, want)
+}
+
+// adopt begins with a new configuration: what it names and the kernel already has is ours from now on.
+// What that changes is said, as nothing else will.
+func (k *keeper) adopt(ctx context.Context, now time.Time, want ipvsctl.Table) {
+	table, err := k.read(ctx)
+	if err != nil {
+		k.believed = nil
+		return
+	}
+	k.believed = k.known(want).within(table)
+	k.tell(slog.LevelInfo, "table changed", "", ipvsctl.Diff(k.believed, want))
+	k.apply(ctx, now, want)
+}
+
+// remove takes all that is ours out of the kernel.
+func (k *keeper) remove(ctx context.Context, now time.Time) error {
+	clear(k.refused)
+	k.adopt(ctx, now, ipvsctl.Table{})
+	switch {
+	case k.believed == nil:
+		return errors.New("our entries are still in the kernel: " + k.unread.now)
+	case len(k.believed) > 0:
+		return fmt.Errorf("still in the kernel: %v", ipvsctl.Diff(k.believed, ipvsctl.Table{}))
+	}
+	return nil
 }
 
 // apply makes the kernel's table what is wanted, starting from what it is believed to be.
@@ -78,7 +129,7 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 		if err != nil {
 			return
 		}
-		k.believed = k.mine(table, want)
+		k.believed = k.known(want).within(table)
 	}
 	// Identities go to disk before the kernel makes entries of them. Where the disk refuses, traffic is
 	// worth more than the memory of whose entries carry it.
@@ -113,45 +164,72 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 	// After an error only the kernel knows what it holds.
 	k.believed = nil
 	if table, err := k.read(ctx); err == nil {
-		k.believed = k.mine(table, want)
+		k.believed = k.known(want).within(table)
 	}
 }
 
-// remove takes all that is ours out of the kernel.
-func (k *keeper) remove(ctx context.Context, now time.Time) {
-	clear(k.refused)
-	k.verify(ctx, now, ipvsctl.Table{})
+// known is everything that counts as ours: what the configuration names, even where it is not to be in the
+// table just now, and what is remembered from earlier configurations.
+func (k *keeper) known(want ipvsctl.Table) entries {
+	return entriesOf(want).with(k.configured).with(k.owned.entries)
 }
 
-// mine is the part of the kernel's table that is wanted, and so adopted, or known to be ours.
-func (k *keeper) mine(table, want ipvsctl.Table) ipvsctl.Table {
-	known := entriesOf(want)
-	for key, servers := range k.owned.entries {
-		if known[key] == nil {
-			known[key] = make(map[netip.AddrPort]bool)
-		}
-		maps.Copy(known[key], servers)
-	}
-	return known.within(table)
-}
-
+// read reads the kernel's table and notes what is foreign in it.
 func (k *keeper) read(ctx context.Context) (ipvsctl.Table, error) {
 	table, _, err := k.kernel.Read(ctx)
-	switch {
-	case err != nil && err.Error() != k.unread:
-		k.unread = err.Error()
-		k.emit(status.Event{Level: slog.LevelError, What: "kernel table unreadable", Cause: k.unread})
-	case err == nil && k.unread != "":
-		k.unread = ""
-		k.emit(status.Event{Level: slog.LevelInfo, What: "kernel table readable again"})
+	k.unread.set(err, k.emit, "kernel table unreadable", "kernel table readable again")
+	if err == nil {
+		k.noteForeign(table)
 	}
 	return table, err
 }
 
-func (k *keeper) claim(e entries) {
-	if err := k.owned.claim(e); err != nil {
-		k.emit(status.Event{Level: slog.LevelError, What: "ownership not recorded", Cause: err.Error()})
+// noteForeign says which foreign entries came and went: they take traffic that nobody checks.
+func (k *keeper) noteForeign(table ipvsctl.Table) {
+	before := k.foreign
+	k.foreign = k.foreignIn(table)
+	known := k.known(nil)
+	say := func(level slog.Level, what string, these, others entries) {
+		for key, servers := range these {
+			_, there := others[key]
+			if _, ours := known[key]; !ours {
+				if !there {
+					k.emit(status.Event{Level: level, What: what, Cause: key.String()})
+				}
+				continue // its servers are the same story
+			}
+			for server := range servers {
+				if !others[key][server] {
+					k.emit(status.Event{Level: level, What: what, Service: k.names[key], Server: server})
+				}
+			}
+		}
 	}
+	say(slog.LevelWarn, "foreign entry found, left alone", k.foreign, before)
+	say(slog.LevelInfo, "foreign entry gone", before, k.foreign)
+}
+
+// foreignIn returns the entries of table that are not ours. A service of ours is among them when it has
+// servers that are not.
+func (k *keeper) foreignIn(table ipvsctl.Table) entries {
+	known := k.known(nil)
+	foreign := make(entries)
+	for key, service := range table {
+		servers, ours := known[key]
+		if !ours {
+			foreign.add(key)
+		}
+		for server := range service.Destinations {
+			if !servers[server] {
+				foreign.add(key, server)
+			}
+		}
+	}
+	return foreign
+}
+
+func (k *keeper) claim(e entries) {
+	k.unsaved.set(k.owned.claim(e), k.emit, "ownership not recorded", "ownership recorded again")
 }
 
 // due leaves out the changes that were refused and whose time has not come, and what depends on them.
@@ -226,22 +304,29 @@ func (k *keeper) nextRetry() time.Time {
 	return first
 }
 
-// reportDrift says what has to be put back, one event a service: a flushed table is one story, not ten thousand.
-func (k *keeper) reportDrift(back []ipvsctl.Op) {
-	const shown = 3
-	for _, ops := range chunkByService(back) {
-		k.totals.Drift += uint64(len(ops))
+// tell says what changes, one event a service; beyond a few services, in one: a flushed table is one story,
+// not ten thousand.
+func (k *keeper) tell(level slog.Level, what, prefix string, ops []ipvsctl.Op) {
+	const mostServices, mostChanges = 8, 4
+	chunks := chunkByService(ops)
+	if len(chunks) > mostServices {
+		k.emit(status.Event{Level: level, What: what, Cause: fmt.Sprintf("%s%d changes of %d services", prefix, len(ops), len(chunks))})
+		return
+	}
+	for _, ops := range chunks {
 		var words []string
-		for _, op := range ops[:min(shown, len(ops))] {
-			words = append(words, op.String())
+		for _, op := range ops[:min(mostChanges, len(ops))] {
+			words = append(words, op.Change())
 		}
-		if more := len(ops) - shown; more > 0 {
+		if more := len(ops) - mostChanges; more > 0 {
 			words = append(words, fmt.Sprintf("%d more", more))
 		}
-		k.emit(status.Event{
-			Level: slog.LevelWarn, What: "drift", Service: k.names[ops[0].Service],
-			Cause: "changed by somebody else, put back: " + strings.Join(words, ", "),
-		})
+		cause := prefix + strings.Join(words, ", ")
+		name := k.names[ops[0].Service]
+		if name == "" { // not configured any more
+			cause = ops[0].Service.String() + ": " + cause
+		}
+		k.emit(status.Event{Level: level, What: what, Service: name, Cause: cause})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -123,7 +124,11 @@ func tableOf(text string) ipvsctl.Table {
 type told []string
 
 func (e *told) emit(event status.Event) {
-	*e = append(*e, strings.TrimSuffix(event.What+": "+event.Cause, ": "))
+	what := event.What
+	if event.Server.IsValid() {
+		what += " " + event.Server.String()
+	}
+	*e = append(*e, strings.TrimSuffix(what+": "+event.Cause, ": "))
 }
 
 func newKeeper(t rapid.TB, k kernel, path string, events *told) *keeper {
@@ -147,13 +152,23 @@ func TestKeeperAdoptsAndLeavesForeignEntries(t *testing.T) {
 	k := &fakeKernel{table: tableOf("80: 1/9 7/1; 22: 5/1")}
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
-	keep.verify(t.Context(), begin, tableOf("80: 1/1 2/1"))
+	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, tableOf("80: 1/1 2/1"))
 	expectTable(t, k, "80: 1/1 2/1 7/1; 22: 5/1") // 7 and 22 belong to somebody else
-	if len(events) > 0 {
-		t.Errorf("adoption is no event of its own: %q", events)
+	slices.Sort(events)
+	want := told{
+		"foreign entry found, left alone 10.0.0.7:80",
+		"foreign entry found, left alone: 192.0.2.10:22",
+		"table changed: 192.0.2.10:80: 10.0.0.2:80 added, weight 1, 10.0.0.1:80 weight 9 → 1",
 	}
-	k.writes = nil
+	if !slices.Equal(events, want) {
+		t.Errorf("events %q, want %q", events, want)
+	}
+	k.writes, events = nil, nil
 	keep.verify(t.Context(), begin, tableOf("80: 1/1 2/1"))
+	if len(events) > 0 {
+		t.Errorf("events %q where nothing happened", events)
+	}
 	if len(k.writes) > 0 {
 		t.Errorf("a table that is right was written to: %q", k.writes)
 	}
@@ -196,15 +211,83 @@ func TestKeeperHealsDrift(t *testing.T) {
 	keep.verify(t.Context(), begin, want)
 	expectTable(t, k, "80: 1/1 2/1 3/1; 443: 1/1; 22: 5/1")
 	wantEvents := told{
-		"drift: changed by somebody else, put back: add 192.0.2.10:80 scheduler rr, " +
-			"add 192.0.2.10:80 10.0.0.1:80 nat weight 1, add 192.0.2.10:80 10.0.0.2:80 nat weight 1, 1 more",
-		"drift: changed by somebody else, put back: set 192.0.2.10:443 10.0.0.1:443 nat weight 1",
+		"foreign entry found, left alone: 192.0.2.10:22",
+		"drift: 192.0.2.10:80: changed by somebody else, put back: added, scheduler rr, " +
+			"10.0.0.1:80 added, weight 1, 10.0.0.2:80 added, weight 1, 10.0.0.3:80 added, weight 1",
+		"drift: 192.0.2.10:443: changed by somebody else, put back: 10.0.0.1:443 weight 5 → 1",
 	}
 	if !slices.Equal(events, wantEvents) {
 		t.Errorf("events %q, want %q", events, wantEvents)
 	}
 	if keep.totals.Drift != 5 {
 		t.Errorf("drift counted %d, want 5", keep.totals.Drift)
+	}
+}
+
+// TestKeeperTakesOutWhatWasPutInByHand: a configured server that is not to be in the table, because it is
+// down or because it is the sorry server, is ours all the same.
+func TestKeeperTakesOutWhatWasPutInByHand(t *testing.T) {
+	k := &fakeKernel{table: ipvsctl.Table{}}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	keep.configured = entriesOf(tableOf("80: 1/1 2/1 9/1"))
+	want := tableOf("80: 1/1")
+	keep.adopt(t.Context(), begin, want)
+	k.table = tableOf("80: 1/1 2/1 9/1")
+	events = nil
+	keep.verify(t.Context(), begin, want)
+	expectTable(t, k, "80: 1/1")
+	if want := (told{"drift: 192.0.2.10:80: changed by somebody else, put back: 10.0.0.2:80 removed, 10.0.0.9:80 removed"}); !slices.Equal(events, want) {
+		t.Errorf("events %q, want %q", events, want)
+	}
+}
+
+// TestKeeperAdoptionIsNoDrift: what somebody added by hand and then wrote into the file was not put back.
+func TestKeeperAdoptionIsNoDrift(t *testing.T) {
+	k := &fakeKernel{table: ipvsctl.Table{}}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	keep.adopt(t.Context(), begin, tableOf("80: 1/1"))
+	k.table = tableOf("80: 1/1 2/1")
+	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
+	events = nil
+	keep.adopt(t.Context(), begin, tableOf("80: 1/1 2/1"))
+	if len(events) > 0 || keep.totals.Drift != 0 {
+		t.Errorf("events %q, drift %d, want none", events, keep.totals.Drift)
+	}
+}
+
+func TestKeeperWithoutADisk(t *testing.T) {
+	k := &fakeKernel{table: ipvsctl.Table{}}
+	var events told
+	dir := filepath.Join(t.TempDir(), "not yet")
+	keep := newKeeper(t, k, filepath.Join(dir, "owned.json"), &events)
+	for range 3 {
+		keep.verify(t.Context(), begin, tableOf("80: 1/1; 443: 1/1"))
+	}
+	keep.verify(t.Context(), begin, tableOf("80: 1/1")) // what is ours is known in memory
+	expectTable(t, k, "80: 1/1")
+	if len(events) != 1 || !strings.HasPrefix(events[0], "ownership not recorded: ") {
+		t.Errorf("events %q, want the trouble, once", events)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	keep.verify(t.Context(), begin, tableOf("80: 1/1"))
+	if last := events[len(events)-1]; last != "ownership recorded again" {
+		t.Errorf("last event %q", last)
+	}
+}
+
+func TestKeeperRemoveSaysWhatIsLeft(t *testing.T) {
+	k := &fakeKernel{table: ipvsctl.Table{}}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	keep.verify(t.Context(), begin, tableOf("80: 1/1"))
+	k.refuse = func(op ipvsctl.Op) error { return fmt.Errorf("%v: %w", op, unix.EBUSY) }
+	err := keep.remove(t.Context(), begin)
+	if want := "still in the kernel: [remove 192.0.2.10:80]"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 

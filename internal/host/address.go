@@ -120,3 +120,42 @@ func Outgoing(dsts []netip.Addr) ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
+
+// Holders returns the interfaces that have an address, with whatever prefix length, sorted.
+func Holders(addr netip.Addr) ([]string, error) {
+	addrs, err := addrsOf(nil) // of all links
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this host: %w", err)
+	}
+	var names []string
+	for _, a := range addrs {
+		if ip, _ := netip.AddrFromSlice(a.IP); ip.Unmap() != addr {
+			continue
+		}
+		link, err := netlink.LinkByIndex(a.LinkIndex)
+		if err != nil {
+			return nil, fmt.Errorf("interface %d: %w", a.LinkIndex, err)
+		}
+		names = append(names, link.Attrs().Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Local returns those of addrs that are this host's own: packets to them are delivered here.
+func Local(addrs []netip.Addr) (map[netip.Addr]bool, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("routing socket: %w", err)
+	}
+	defer handle.Close()
+	local := make(map[netip.Addr]bool)
+	for _, addr := range addrs {
+		// By its route and not by the addresses of interfaces: a local route for a whole block serves as well.
+		routes, err := handle.RouteGet(addr.Unmap().AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			local[addr] = true
+		}
+	}
+	return local, nil
+}

@@ -102,3 +102,26 @@ func TestNetnsRoutes(t *testing.T) {
 		t.Errorf("outgoing without a route: %q, %v", got, err)
 	}
 }
+
+func TestNetnsHolders(t *testing.T) {
+	inNetns(t, "eth0")
+	for _, a := range []struct{ ifname, prefix string }{
+		{"peer", "192.0.2.10/32"},
+		{"eth0", "192.0.2.10/24"},
+		{"eth0", "192.0.2.10/32"},
+		{"lo", "2001:db8::10/128"},
+	} {
+		if _, err := AddAddr(a.ifname, netip.MustParsePrefix(a.prefix)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for addr, want := range map[string][]string{
+		"192.0.2.10":   {"eth0", "peer"},
+		"2001:db8::10": {"lo"},
+		"192.0.2.11":   nil,
+	} {
+		if got, err := Holders(netip.MustParseAddr(addr)); !slices.Equal(got, want) || err != nil {
+			t.Errorf("%s: %q, %v, want %q", addr, got, err, want)
+		}
+	}
+}

@@ -19,6 +19,7 @@ type Record struct {
 	path   string
 	bootID string
 	former []Former
+	saved  bool // the file holds former
 }
 
 // Former is a thing's value before the first change. The key is the planner's word for the thing.
@@ -40,7 +41,7 @@ func OpenRecord(path string) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Record{path: path, bootID: bootID}
+	r := &Record{path: path, bootID: bootID, saved: true}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
@@ -80,12 +81,20 @@ func decodeRecord(data []byte) (recordFile, error) {
 }
 
 // Remember notes a thing's value before it is changed; a key already known keeps its value.
-// When it returns nil the note is on disk.
+// When it returns nil the note is on disk; with an error it is in memory only, and Sync tries again.
 func (r *Record) Remember(key, former string) error {
 	if _, known := r.Former(key); known {
-		return nil
+		return r.Sync()
 	}
 	return r.save(append(slices.Clone(r.former), Former{key, former}))
+}
+
+// Sync brings to disk what an earlier call could not. Without that it does nothing.
+func (r *Record) Sync() error {
+	if r.saved {
+		return nil
+	}
+	return r.save(r.former)
 }
 
 // Former returns what a thing was, and whether it is known.
@@ -97,7 +106,7 @@ func (r *Record) Former(key string) (string, bool) {
 	return r.former[i].Value, true
 }
 
-// All returns what is remembered, first remembered first; undo walks it backwards.
+// All returns what is remembered, first remembered first.
 func (r *Record) All() []Former {
 	return slices.Clone(r.former)
 }
@@ -110,12 +119,13 @@ func (r *Record) Forget(key string) error {
 	return r.save(slices.DeleteFunc(slices.Clone(r.former), func(f Former) bool { return f.Key == key }))
 }
 
-// save makes former the record, on disk first.
+// save makes former the record, in memory and on disk.
 func (r *Record) save(former []Former) error {
+	r.former, r.saved = former, false
 	if err := r.store(former); err != nil {
 		return fmt.Errorf("undo record: %w", err)
 	}
-	r.former = former
+	r.saved = true
 	return nil
 }
 

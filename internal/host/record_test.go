@@ -70,13 +70,25 @@ func TestRecordFile(t *testing.T) {
 	}
 }
 
-func TestRecordNotStored(t *testing.T) {
-	r := openRecord(t, filepath.Join(t.TempDir(), "no such directory", "record.json"))
-	if err := r.Remember("a", "0"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("error %v", err)
+func TestRecordStoredLater(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not yet")
+	r := openRecord(t, filepath.Join(dir, "record.json"))
+	for range 2 { // knowing the key is not having stored it
+		if err := r.Remember("a", "0"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("error %v", err)
+		}
 	}
-	if _, known := r.Former("a"); known {
-		t.Error("remembered in memory only")
+	if former, _ := r.Former("a"); former != "0" {
+		t.Errorf("in memory %q, want 0", former)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if former, _ := openRecord(t, filepath.Join(dir, "record.json")).Former("a"); former != "0" {
+		t.Errorf("on disk %q, want 0", former)
 	}
 }
 

@@ -3,6 +3,8 @@ package realserver
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"poise/internal/host"
 )
@@ -63,9 +65,27 @@ func toApply(sys system, steps []Step) ([]Change, error) {
 	for _, s := range states {
 		c := Change{Key: s.Key, Before: s.Now, After: s.goal()}
 		changes = append(changes, c)
-		errs = append(errs, c.possible(sys))
+		errs = append(errs, c.possible(sys), onLoOnly(sys, s.Key))
 	}
 	return changes, errors.Join(errs...)
+}
+
+// onLoOnly returns an error when the address that key is about stands on an interface that would
+// answer ARP for it, whatever the sysctls.
+func onLoOnly(sys system, key string) error {
+	p, ok := vipOf(key)
+	if !ok {
+		return nil
+	}
+	holders, err := sys.holders(p.Addr())
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(holders, func(ifname string) bool { return ifname == "lo" })
+	if len(others) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s is an address of %s: a real server has it on lo only; is this the director?", p.Addr(), strings.Join(others, ", "))
 }
 
 // possible is nil when perform may be tried.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,6 +71,17 @@ func (f *fakeSystem) settable(key string) error {
 
 func (f *fakeSystem) interfaces() ([]string, error) {
 	return append([]string{"all", "default", "lo"}, f.links...), nil
+}
+
+func (f *fakeSystem) holders(addr netip.Addr) ([]string, error) {
+	var names []string
+	for key := range f.values {
+		prefix, ifname, found := strings.Cut(key, " on ")
+		if found && netip.MustParsePrefix(prefix).Addr() == addr {
+			names = append(names, ifname)
+		}
+	}
+	return slices.Sorted(slices.Values(names)), nil
 }
 
 // run is one `poise realserver` over a host and the record that outlives it.
@@ -148,12 +160,17 @@ func TestUndoOneByOne(t *testing.T) {
 		}
 	}
 	both := map[string]string{ignore: "1", announce: "2", vip10: present, vip11: present}
-	changes, err := r.undo("192.0.2.99")
-	r.expect("unknown", changes, err, nil, both)
+	changes, err := r.undo("192.0.2.10", "192.0.2.99")
+	if got, want := errorText(err), "VIP 192.0.2.99: not among those applied: [192.0.2.10 192.0.2.11]"; got != want {
+		t.Errorf("unknown: error %s, want %s", got, want)
+	}
+	r.expect("unknown", changes, nil, nil, both)
 	changes, err = r.undo("192.0.2.10")
 	r.expect("first", changes, err, []Change{{vip10, present, absent, ""}}, map[string]string{ignore: "1", announce: "2", vip11: present})
 	changes, err = r.undo("192.0.2.11")
 	r.expect("last", changes, err, []Change{{vip11, present, absent, ""}, {announce, "2", "0", ""}, {ignore, "1", "0", ""}}, map[string]string{})
+	changes, err = r.undo("192.0.2.11")
+	r.expect("again", changes, err, nil, map[string]string{})
 }
 
 func TestUndoLeavesWhatOthersSet(t *testing.T) {
@@ -229,6 +246,9 @@ func TestApplyChangesNothingWhenItCannotSucceed(t *testing.T) {
 		{"on links to come", map[string]string{"net.ipv4.conf.default.arp_announce": "3"}, false, "net.ipv4.conf.default.arp_announce = 3: overrides"},
 		{"larger and silent", map[string]string{"net.ipv4.conf.eth0/100.arp_ignore": "8"}, false, ""},
 		{"smaller than all's", map[string]string{ignore: "8", "net.ipv4.conf.eth0/100.arp_ignore": "3"}, false, ""},
+		{"VIP elsewhere", map[string]string{"192.0.2.10/24 on eth0": present}, false, "192.0.2.10 is an address of eth0: a real server has it on lo only; is this the director?"},
+		{"VIP on lo and elsewhere", map[string]string{vip10: present, "192.0.2.10/24 on eth0": present, "192.0.2.10/32 on br0": present}, false, "192.0.2.10 is an address of br0, eth0: a real server"},
+		{"another address elsewhere", map[string]string{"192.0.2.21/24 on eth0": present}, false, ""},
 		{"lo does no ARP", map[string]string{"net.ipv4.conf.lo.arp_ignore": "3"}, false, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -267,6 +267,19 @@ func TestNetnsDirectRouting(t *testing.T) {
 	}
 }
 
+// TestNetnsNotOnTheDirector: the server's own address stands for a VIP on the director's wire.
+func TestNetnsNotOnTheDirector(t *testing.T) {
+	s := newSegment(t)
+	before := s.snapshot()
+	_, err := Apply(t.TempDir(), Settings{"dr", []netip.Addr{vip, serverIP}})
+	if got, want := errorText(err), "192.0.2.21 is an address of eth0: a real server has it on lo only; is this the director?"; got != want {
+		t.Errorf("error %s, want %s", got, want)
+	}
+	if after := s.snapshot(); !maps.Equal(after, before) {
+		t.Errorf("refused: %v\nbefore: %v", after, before)
+	}
+}
+
 // TestNetnsKilledApply: the run before was killed between its first and its second step.
 func TestNetnsKilledApply(t *testing.T) {
 	s := newSegment(t)

@@ -51,7 +51,7 @@ func Plan(s Settings) ([]Step, error) {
 		return nil, err
 	}
 	if len(s.VIPs) == 0 {
-		return nil, errors.New("no VIP: name at least one")
+		return nil, errors.New("no VIP: name it: --vip ADDRESS")
 	}
 	steps := slices.Clone(silence)
 	for _, vip := range s.VIPs {

@@ -30,7 +30,7 @@ func TestPlan(t *testing.T) {
 		{
 			name: "no address",
 			s:    Settings{Mode: "dr"},
-			errs: []string{"no VIP: name at least one"},
+			errs: []string{"no VIP: name it: --vip ADDRESS"},
 		},
 		{
 			name: "all mistakes at once",

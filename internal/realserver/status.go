@@ -31,15 +31,22 @@ func (s State) goal() string {
 	return s.Want[0]
 }
 
-// Status returns the state of each step for s, or when s names no VIP, for the VIPs applied.
-// Interfaces whose own ARP settings spoil those for all follow as further states.
+// Status returns the state of each step for s, or when s names no VIP, for the VIPs applied; none
+// applied is an error then. Interfaces whose own ARP settings spoil those for all follow as
+// further states.
 func Status(dir string, s Settings) ([]State, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
 	rec, err := host.OpenRecord(recordPath(dir))
 	if err != nil {
 		return nil, err
 	}
 	if len(s.VIPs) == 0 {
 		s.VIPs = recordedVIPs(rec)
+	}
+	if len(s.VIPs) == 0 {
+		return nil, errors.New("nothing is applied here")
 	}
 	steps, err := Plan(s)
 	if err != nil {

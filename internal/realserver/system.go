@@ -2,6 +2,7 @@ package realserver
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -14,8 +15,9 @@ import (
 type system interface {
 	get(key string) (string, error)
 	set(key, value string) error
-	settable(key string) error     // nil when set may be tried; changes nothing
-	interfaces() ([]string, error) // those with ARP settings, and "all" and "default"
+	settable(key string) error            // nil when set may be tried; changes nothing
+	interfaces() ([]string, error)        // those with ARP settings, and "all" and "default"
+	holders(netip.Addr) ([]string, error) // the interfaces that have the address
 }
 
 // kernel is the real system.
@@ -57,6 +59,10 @@ func (k kernel) settable(key string) error {
 
 func (k kernel) interfaces() ([]string, error) {
 	return k.List("net.ipv4.conf")
+}
+
+func (k kernel) holders(addr netip.Addr) ([]string, error) {
+	return host.Holders(addr)
 }
 
 func recordPath(dir string) string {

@@ -1,6 +1,8 @@
 package realserver
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -8,8 +10,9 @@ import (
 )
 
 // Undo restores what was there before Apply, newest first, and returns what became of each. Where
-// s names VIPs it restores only those, and the sysctls with the last one. A value that somebody
-// else has set since stays, and its Change says so.
+// s names VIPs it restores only those, and the sysctls with the last one; to name one that is not
+// applied is an error, unless none is. A value that somebody else has set since stays, and its
+// Change says so.
 func Undo(dir string, s Settings) ([]Change, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
@@ -20,6 +23,9 @@ func Undo(dir string, s Settings) ([]Change, error) {
 }
 
 func undo(sys system, rec *host.Record, vips []netip.Addr) ([]Change, error) {
+	if err := allApplied(vips, recordedVIPs(rec)); err != nil {
+		return nil, err
+	}
 	changes, err := toUndo(sys, rec.All(), vips)
 	if err != nil {
 		return nil, err
@@ -34,6 +40,18 @@ func undo(sys system, rec *host.Record, vips []netip.Addr) ([]Change, error) {
 		}
 	}
 	return changes, nil
+}
+
+// allApplied allows any VIP when none is applied: undo may be asked for twice, and has to end what
+// an apply left that was killed before the first VIP.
+func allApplied(vips, applied []netip.Addr) error {
+	var errs []error
+	for _, vip := range vips {
+		if len(applied) > 0 && !slices.Contains(applied, vip) {
+			errs = append(errs, fmt.Errorf("VIP %s: not among those applied: %v", vip, applied))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func toUndo(sys system, former []host.Former, vips []netip.Addr) ([]Change, error) {

@@ -37,9 +37,10 @@ var (
 	serverUp     = Metric{"poise_server_up", "gauge", byServer, "1 while the server counts as up. A server without checks always does."}
 	serverWeight = Metric{"poise_server_weight", "gauge", byServer, "Weight of the server in the kernel; 0 when it takes no new connections or is not there."}
 	duration     = Metric{"poise_check_duration_seconds", "histogram", byService, "How long the checks of the service took."}
-	checks       = Metric{"poise_checks_total", "counter", []string{"service", "server", "result"}, "Checks of the server by result: ok or failed."}
+	checks       = Metric{"poise_checks_total", "counter", []string{"service", "server", "result"}, "Checks of the server by result: ok, failed, or self when a fault of this host kept them from saying anything."}
 	writes       = Metric{"poise_ipvs_writes_total", "counter", []string{"result"}, "Changes of the kernel's IPVS table by result: ok or refused."}
 	drift        = Metric{"poise_drift_total", "counter", nil, "Entries and settings that somebody else had changed and poise put back."}
+	foreign      = Metric{"poise_foreign_entries", "gauge", nil, "Services, and servers in our services, that somebody else has put into the kernel's table. They are left alone and not checked."}
 
 	serviceCounters = counterMetrics("poise_service", byService, "the service")
 	serverCounters  = counterMetrics("poise_server", byServer, "the server")
@@ -49,7 +50,7 @@ var (
 
 // Metrics lists all of them.
 func Metrics() []Metric {
-	all := []Metric{up, buildInfo, configEpoch, configBad, restarts, serviceUp, serverUp, serverWeight, duration, checks, writes, drift}
+	all := []Metric{up, buildInfo, configEpoch, configBad, restarts, serviceUp, serverUp, serverWeight, duration, checks, writes, drift, foreign}
 	all = append(all, serviceCounters[:]...)
 	all = append(all, serverCounters[:]...)
 	return append(all, serverActive, serverInactive)
@@ -76,14 +77,14 @@ const scrapeTimeout = 8 * time.Second
 
 // MetricsHandler serves what snapshot returns, read afresh at each scrape, so that metrics cannot
 // tell anything but what "poise status" tells.
-func MetricsHandler(snapshot func(context.Context) (*Snapshot, error)) http.Handler {
+func MetricsHandler(snapshot func(context.Context) *Snapshot) http.Handler {
 	registry := prometheus.NewRegistry() // cannot clash: it holds one collector
 	registry.MustRegister(&collector{snapshot, descriptions()})
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 type collector struct {
-	snapshot func(context.Context) (*Snapshot, error)
+	snapshot func(context.Context) *Snapshot
 	descs    map[string]*prometheus.Desc
 }
 
@@ -113,11 +114,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 		}
 		metrics <- prometheus.MustNewConstMetric(c.descs[m.Name], kind, value, labels...)
 	}
-	s, err := c.snapshot(ctx)
-	if err != nil {
-		metrics <- prometheus.NewInvalidMetric(c.descs[up.Name], err)
-		return
-	}
+	s := c.snapshot(ctx)
 	put(up, oneIf(!s.Balancer.Stale))
 	put(buildInfo, 1, s.Version, runtime.Version())
 	put(configEpoch, float64(s.Config.Epoch))
@@ -126,7 +123,9 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	put(writes, float64(s.Totals.Writes), "ok")
 	put(writes, float64(s.Totals.WriteErrors), "refused")
 	put(drift, float64(s.Totals.Drift))
+	strangers := len(s.ForeignServices)
 	for _, service := range s.Services {
+		strangers += len(service.ForeignServers)
 		put(serviceUp, oneIf(service.Up), service.Name)
 		for i, n := range counted(service.Counters) {
 			put(serviceCounters[i], float64(n), service.Name)
@@ -151,9 +150,11 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 			if service.Checked {
 				put(checks, float64(server.OK), service.Name, addr, "ok")
 				put(checks, float64(server.Failed), service.Name, addr, "failed")
+				put(checks, float64(server.Self), service.Name, addr, "self")
 			}
 		}
 	}
+	put(foreign, float64(strangers))
 }
 
 func oneIf(b bool) float64 {

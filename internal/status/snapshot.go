@@ -22,6 +22,10 @@ type Snapshot struct {
 	Balancer Balancer  `json:"balancer"`
 	Services []Service `json:"services"`
 	Sysctls  []Sysctl  `json:"sysctls"`
+	// OwnFault is why checks said nothing about their servers in the last minute; empty when they did.
+	OwnFault string `json:"own_fault,omitempty"`
+	// Dormant are intents about servers that are not in the configuration just now.
+	Dormant []Dormant `json:"dormant,omitempty"`
 	// ForeignServices are in the kernel but neither in the configuration nor ever poise's: they are left alone.
 	ForeignServices []ipvsctl.ServiceKey `json:"foreign_services,omitempty"`
 	Totals          Totals               `json:"totals"`
@@ -40,9 +44,17 @@ type Config struct {
 type Balancer struct {
 	PID      int    `json:"pid"`
 	Restarts uint64 `json:"restarts"`
-	// Stale says that the balancer does not answer and this is its last snapshot. The kernel
+	// Stale says that there is no fresh snapshot from the balancer and this is its last. The kernel
 	// forwards with the table it has.
 	Stale bool `json:"stale"`
+	// Problem is what is the matter with the balancer; empty when nothing is.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Dormant is an intent that waits for its server to come back into the configuration.
+type Dormant struct {
+	checker.Key
+	Intent
 }
 
 // Service is one virtual service.
@@ -51,7 +63,9 @@ type Service struct {
 	Key       ipvsctl.ServiceKey `json:"key"`
 	Scheduler string             `json:"scheduler"`
 	Forward   ipvsctl.Method     `json:"forward"`
-	Up        bool               `json:"up"` // the quorum is met
+	NoVIP     bool               `json:"no_vip,omitempty"` // the service's address is not this host's
+	Up        bool               `json:"up"`               // the quorum is met
+	Why       string             `json:"why"`              // the sum of weights and the states behind Up
 	Quorum    int                `json:"quorum"`
 	Weight    int                `json:"weight"` // sum over the servers that count towards the quorum
 	// Sorry is the sorry server, zero without one; it takes traffic while SorryActive.
@@ -71,7 +85,7 @@ type Service struct {
 type Server struct {
 	Addr  netip.AddrPort `json:"addr"`
 	State checker.State  `json:"state"`
-	Since time.Time      `json:"since,omitzero"` // when State was reached
+	Since time.Time      `json:"since,omitzero"` // when State was reached, or first seen by this balancer
 	// Reason is why the server has the weight it has: "up", "GET /healthz: status 503", "drained by root: new disk".
 	Reason     string           `json:"reason"`
 	Configured int              `json:"configured_weight"`
@@ -80,6 +94,7 @@ type Server struct {
 	Intent     *Intent          `json:"intent,omitempty"`
 	OK         uint64           `json:"checks_ok"`
 	Failed     uint64           `json:"checks_failed"`
+	Self       uint64           `json:"checks_self"` // that said nothing about the server: the fault was this host's
 	Active     uint32           `json:"active"`
 	Inactive   uint32           `json:"inactive"`
 	Counters   ipvsctl.Counters `json:"counters"`

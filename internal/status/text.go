@@ -6,6 +6,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"poise/checker"
 )
 
 // Text writes the snapshot for a person: first what is wrong, then one block a service.
@@ -28,17 +30,26 @@ func (s *Snapshot) Text(w io.Writer) error {
 func (s *Snapshot) problems() []string {
 	var all []string
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if s.Balancer.Problem != "" {
+		add("the balancer %s; the kernel goes on with its last table", s.Balancer.Problem)
+	}
 	if s.Balancer.Stale {
-		add("the balancer does not answer: what follows was true at %s; the kernel goes on with its last table", s.Time.Local().Format(time.DateTime))
+		add("what follows was true at %s", s.Time.Local().Format(time.DateTime))
 	}
 	if s.Config.Rejected != "" {
 		for line := range strings.Lines(s.Config.Rejected) {
 			add("last reload rejected: %s", strings.TrimSpace(line))
 		}
 	}
+	if s.OwnFault != "" {
+		add("checks fail on this host, verdicts stand still: %s", s.OwnFault)
+	}
 	for _, service := range s.Services {
 		if !service.Up {
-			add("service %s is down: weight %d, quorum %d", service.Name, service.Weight, service.Quorum)
+			add("service %s is down: %s", service.Name, service.Why)
+		}
+		if service.NoVIP {
+			add("service %s: %v is not an address of this host: its requests do not arrive here", service.Name, service.Key.Addr.Addr())
 		}
 		if service.Problem != "" {
 			add("service %s: the kernel refuses: %s", service.Name, service.Problem)
@@ -46,6 +57,14 @@ func (s *Snapshot) problems() []string {
 		for _, foreign := range service.ForeignServers {
 			add("service %s: server %v was added by somebody else: left alone, not checked", service.Name, foreign)
 		}
+		for _, server := range service.Servers {
+			if server.State == checker.Down || server.Intent != nil {
+				add("%s %v: %s", service.Name, server.Addr, server.Reason)
+			}
+		}
+	}
+	for _, dormant := range s.Dormant {
+		add("%s %v: not in the configuration; what was asked for it waits", dormant.Service, dormant.Server)
 	}
 	for _, sysctl := range s.Sysctls {
 		if sysctl.Problem != "" {
@@ -55,6 +74,9 @@ func (s *Snapshot) problems() []string {
 	for _, foreign := range s.ForeignServices {
 		add("service %v was added by somebody else: left alone", foreign)
 	}
+	if s.Totals.Lost > 0 {
+		add("%d events were lost on their way to the list: see the log", s.Totals.Lost)
+	}
 	return all
 }
 
@@ -63,12 +85,9 @@ func (s *Service) text(b *strings.Builder) {
 	if !s.Up {
 		state = "DOWN"
 	}
-	if s.SorryActive {
-		state += fmt.Sprintf(", sorry server %v answers", s.Sorry)
-	}
-	fmt.Fprintf(b, "%s %v %v %s: %s (weight %d, quorum %d)\n", s.Name, s.Key, s.Forward, s.Scheduler, state, s.Weight, s.Quorum)
+	fmt.Fprintf(b, "%s %v %v %s: %s (%s)\n", s.Name, s.Key, s.Forward, s.Scheduler, state, s.Why)
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "  server\tstate\tweight\tactive\tinactive\tconnections\twhy")
+	fmt.Fprintln(table, "  server\tstate\tsince\tweight\tactive\tinactive\tconnections\twhy")
 	for _, server := range s.Servers {
 		weight := fmt.Sprint(server.Weight)
 		if server.Absent {
@@ -78,16 +97,12 @@ func (s *Service) text(b *strings.Builder) {
 		if !s.Checked {
 			verdict = "unchecked"
 		}
-		fmt.Fprintf(table, "  %v\t%s\t%s\t%d\t%d\t%d\t%s\n", server.Addr, verdict, weight,
-			server.Active, server.Inactive, server.Counters.Connections, server.why())
+		since := "-"
+		if !server.Since.IsZero() {
+			since = server.Since.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(table, "  %v\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", server.Addr, verdict, since, weight,
+			server.Active, server.Inactive, server.Counters.Connections, server.Reason)
 	}
 	table.Flush()
-}
-
-// why is the reason and how long it has been so.
-func (s *Server) why() string {
-	if s.Since.IsZero() {
-		return s.Reason
-	}
-	return fmt.Sprintf("%s, since %s", s.Reason, s.Since.Local().Format(time.DateTime))
 }

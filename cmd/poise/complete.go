@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"poise/internal/status"
+)
+
+// completeServer offers the shell the daemon's services and, after one of them, its servers. Without an
+// answer it offers nothing: a half-typed line is no place for an error.
+func completeServer(runtimeDir *string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) (words []cobra.Completion, _ cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
+		defer cancel()
+		body, err := request(ctx, *runtimeDir, http.MethodGet, "/v1/status", nil)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer body.Close()
+		var snap status.Snapshot
+		if json.NewDecoder(body).Decode(&snap) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		for _, service := range snap.Services {
+			switch {
+			case len(args) == 0:
+				words = append(words, service.Name)
+			case len(args) == 1 && args[0] == service.Name:
+				for _, server := range service.Servers {
+					words = append(words, server.Addr.String())
+				}
+			}
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
