@@ -47,14 +47,14 @@ func TestLabCannotStart(t *testing.T) {
 		asNobody          bool
 		want              string
 	}{
-		{"missing file", dir + "/missing.toml", dir, false, "open " + dir + "/missing.toml: no such file or directory"},
-		{"unreadable file", secret, dir, true, "open " + secret + ": permission denied"},
+		{"missing file", dir + "/missing.toml", dir, false, "poise: open " + dir + "/missing.toml: no such file or directory"},
+		{"unreadable file", secret, dir, true, "poise: open " + secret + ": permission denied"},
 		{"mistake in the file", mistake, dir, false, mistake + `:8: service "web": colour: unknown key`},
-		{"not root", good, dir, true, "no permission to change the network: run as root, or with CAP_NET_ADMIN"},
-		{"impossible runtime directory", good, good + "/run", false, "runtime directory: mkdir " + good + ": not a directory"},
-		{"missing interface", eth7, dir, false, `global: interfaces: this host has no interface "eth7" ("ip link" lists those it has)`},
-		{"port in use", port, dir, false, `global: api = "192.0.2.1:9651": the port is in use ("ss -ltnp" tells by whom)`},
-		{"address of another host", elsewhere, dir, false, `global: api = "192.0.2.77:9650": this host does not have the address ("ip address" lists those it has)`},
+		{"not root", good, dir, true, "poise: no permission to change the network: run as root, or with CAP_NET_ADMIN"},
+		{"impossible runtime directory", good, good + "/run", false, "poise: runtime directory: mkdir " + good + ": not a directory"},
+		{"missing interface", eth7, dir, false, `poise: global: interfaces: this host has no interface "eth7" ("ip link" lists those it has)`},
+		{"port in use", port, dir, false, `poise: global: api = "192.0.2.1:9651": the port is in use ("ss -ltnp" tells by whom)`},
+		{"address of another host", elsewhere, dir, false, `poise: global: api = "192.0.2.77:9650": this host does not have the address ("ip address" lists those it has)`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := runCommandOf(tt.config, tt.dir)
@@ -76,8 +76,8 @@ func TestLabSecondDaemon(t *testing.T) {
 	d := startDaemon(t, l.Director, web)
 	syscall.Kill(d.balancer(), syscall.SIGKILL) // that the balancer is away for a moment is no opportunity
 	other := filepath.Join(t.TempDir(), "poise")
-	cannotStart(t, l.Director, runCommandOf(d.file, other), "another poise balances in this network namespace: stop it first")
-	cannotStart(t, l.Router, runCommandOf(d.file, d.dir), d.dir+"/poise.sock: another poise answers here: stop it, or choose another --runtime-dir")
+	cannotStart(t, l.Director, runCommandOf(d.file, other), "poise: another poise balances in this network namespace: stop it first")
+	cannotStart(t, l.Router, runCommandOf(d.file, d.dir), "poise: "+d.dir+"/poise.sock: another poise answers here: stop it, or choose another --runtime-dir")
 	d.must("status")
 }
 
@@ -94,7 +94,7 @@ func TestNetnsNoIPVS(t *testing.T) {
 		t.Fatal(err)
 	}
 	cannotStart(t, lab.New(t).Host("director"), runCommandOf(config, dir),
-		`this kernel has no IPVS: run "modprobe ip_vs" as root, or install a kernel that has the module`)
+		`poise: this kernel has no IPVS: run "modprobe ip_vs" as root, or install a kernel that has the module`)
 }
 
 // openDir is a temporary directory that every user may use.
@@ -131,8 +131,8 @@ func cannotStart(t *testing.T, h *lab.Host, cmd *exec.Cmd, want string) {
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
 		t.Errorf("%v, want exit status 1", err)
 	}
-	if got := stderr.String(); got != "poise: "+want+"\n" {
-		t.Errorf("says:\n%swant:\npoise: %s", got, want)
+	if got := stderr.String(); got != want+"\n" {
+		t.Errorf("says:\n%swant:\n%s", got, want)
 	}
 	if after := state(t, h); after != before {
 		t.Errorf("kernel:\n%sbefore:\n%s", after, before)

@@ -26,8 +26,8 @@ func TestLabIntents(t *testing.T) {
 
 	out := d.must("drain", "web", "10.0.0.21:80", "--reason", "new disk")
 	expect(drained)
-	if want := "web 10.0.0.21:80: weight 0 (drained by root: new disk)\n"; out != want {
-		t.Errorf("drain prints %q, want %q", out, want)
+	if !strings.HasPrefix(out, "web 10.0.0.21:80: weight 0 (drained by root at ") || !strings.HasSuffix(out, ": new disk)\n") {
+		t.Errorf("drain prints %q", out)
 	}
 	d.must("weight", "web", "10.0.0.22:80", "5")
 	expect(weighted)
@@ -45,21 +45,30 @@ func TestLabIntents(t *testing.T) {
 		t.Errorf("%d writes to the kernel's table during reload, restart and kill, want 0", n)
 	}
 	text := d.must("status")
-	for _, want := range []string{"drained by root: new disk", "weight set by root"} {
+	for _, want := range []string{"! web 10.0.0.21:80: drained by root at ", ": new disk", "weight 5 set by root at "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("status lacks %q:\n%s", want, text)
 		}
 	}
 
 	for _, mistake := range []struct{ service, server, want string }{
-		{"web", "10.0.0.99:80", "poise: service \"web\" has no server 10.0.0.99:80 in the configuration\n"},
-		{"wed", "10.0.0.21:80", "poise: service \"wed\" has no server 10.0.0.21:80 in the configuration\n"},
+		{"web", "10.0.0.99:80", "poise: service \"web\" has no server 10.0.0.99:80; it has 10.0.0.21:80, 10.0.0.22:80\n"},
+		{"wed", "10.0.0.21:80", "poise: there is no service \"wed\"; there are web\n"},
 		{"web", "10.0.0.21", "poise: server \"10.0.0.21\": not an address and port such as 10.0.0.7:80\n"},
 	} {
 		if _, stderr, err := d.run("drain", mistake.service, mistake.server); err == nil || stderr != mistake.want {
 			t.Errorf("drain %s %s: %v, %q, want exit status 1 and %q", mistake.service, mistake.server, err, stderr, mistake.want)
 		}
 	}
+	expect(weighted)
+
+	// A new name is no reason to send traffic to a broken disk, and neither is a file without the server.
+	d.reload(strings.Replace(checkedWeb, `"web"`, `"www"`, 1))
+	expect(weighted)
+	d.reload(strings.Replace(checkedWeb, `{ address = "10.0.0.21" }, `, "", 1))
+	d.sees("server left the configuration", "10.0.0.21:80", "new disk")
+	d.reload(checkedWeb)
+	d.allUp()
 	expect(weighted)
 
 	d.must("enable", "web", "10.0.0.21:80")

@@ -20,7 +20,7 @@ func TestLabReload(t *testing.T) {
 	if rejected := d.status().Config.Rejected; !strings.Contains(rejected, mistake) {
 		t.Errorf("status says %q, want %q", rejected, mistake)
 	}
-	d.sees("reload rejected, nothing changed", mistake)
+	d.sees("reload rejected", mistake)
 	wantTable(t, l.Director, webLine, leavingLine, weightedLine)
 	if n := watch.Writes(); n != 0 {
 		t.Errorf("%d writes to the kernel's table after a rejected reload, want 0", n)
@@ -44,5 +44,26 @@ func TestLabReload(t *testing.T) {
 	wantTable(t, l.Director, webLine, comingLine, "tcp 192.0.2.10:83 wrr: 10.0.0.21:83 nat 1, 10.0.0.22:83 nat 5")
 	if c := d.status().Config; c.Epoch != 8 || c.Rejected != "" {
 		t.Errorf("status says %+v, want epoch 8, not rejected", c)
+	}
+}
+
+// A check that comes with a reload has not said anything yet: nobody is taken out for that.
+func TestLabReloadAddsACheck(t *testing.T) {
+	l := newLVS(t)
+	natServers(l, 2)
+	d := startDaemon(t, l.Director, web)
+	wantTable(t, l.Director, webLine)
+	watch := l.Director.WatchIPVS()
+	d.reload(checkedWeb)
+	d.allUp()
+	if n := watch.Writes(); n != 0 {
+		t.Errorf("%d writes to the kernel's table, want 0", n)
+	}
+	if out := d.must("reload"); out != "reloaded: "+d.file+", epoch 3\n" {
+		t.Errorf("reload prints %q", out)
+	}
+	d.write(checkedWeb + "colour = 1\n")
+	if _, stderr, err := d.run("reload"); err == nil || !strings.Contains(stderr, "colour: unknown key") {
+		t.Errorf("reload of a bad file: %v, %q", err, stderr)
 	}
 }

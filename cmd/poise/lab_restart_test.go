@@ -180,6 +180,13 @@ func TestLabHang(t *testing.T) {
 	watch := l.Director.WatchIPVS()
 
 	syscall.Kill(balancer, syscall.SIGSTOP)
+	// What was asked a second ago may be told again; then it is seen to be old.
+	lab.Eventually(t, patience, func() error {
+		if !d.status().Balancer.Stale {
+			return errors.New("status is not stale")
+		}
+		return nil
+	})
 	asked := time.Now()
 	text := d.must("status")
 	limit := 6 * time.Second

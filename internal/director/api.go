@@ -161,7 +161,6 @@ func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	e.Cause = "asked" + because(&intent)
-	asked := time.Now()
 	err = p.intend(r.Context(), key, change, e)
 	if _, unknown := errors.AsType[unknownServer](err); unknown {
 		http.Error(w, err.Error(), http.StatusNotFound)
@@ -171,7 +170,7 @@ func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	_ = json.NewEncoder(w).Encode(p.server(r.Context(), key, asked)) // fails only when the client has gone
+	_ = json.NewEncoder(w).Encode(p.server(r.Context(), key, time.Now())) // fails only when the client has gone
 }
 
 // server is one server as it is after the moment given.

@@ -214,13 +214,18 @@ func (b *balancer) prepare(m message) (*prepared, error) {
 	if m.Config == nil {
 		return nil, errors.New("prepare without a configuration")
 	}
+	if !m.Resume {
+		if err := missingInterfaces(m.Config); err != nil {
+			return nil, err
+		}
+	}
 	interfaces, err := facingInterfaces(m.Config)
 	if err != nil {
 		return nil, err
 	}
 	plan := forwardingPlan(m.Config, interfaces)
 	if !m.Resume {
-		if err := errors.Join(missingInterfaces(m.Config), b.fwd.check(plan)); err != nil {
+		if err := b.fwd.check(plan); err != nil {
 			return nil, err
 		}
 	}

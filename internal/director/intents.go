@@ -41,8 +41,8 @@ func (in intents) with(key checker.Key, intent status.Intent) intents {
 	return append(in.without(key), serverIntent{key, intent})
 }
 
-// follow returns the intents after a change of the configuration. A service that was only renamed takes its
-// intents along: what was drained for a broken disk must not take traffic because of a name.
+// follow returns the intents, in the same order, after a change of the configuration. A service that was
+// only renamed takes its intents along: what was drained for a broken disk must not take traffic for a name.
 func (in intents) follow(before, after *config.Config) intents {
 	next := slices.Clone(in)
 	for i, s := range next {
@@ -55,7 +55,7 @@ func (in intents) follow(before, after *config.Config) intents {
 		}
 		for _, service := range after.Services {
 			renamed := checker.Key{Service: service.Name, Server: s.Server}
-			if service.Key() == before.Services[was].Key() && hasServer(after, renamed) && in.of(renamed) == nil {
+			if service.Key() == before.Services[was].Key() && in.of(renamed) == nil {
 				next[i].Key = renamed
 			}
 		}

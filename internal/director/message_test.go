@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"poise/checker"
+	"poise/config"
 	"poise/internal/status"
 )
 
@@ -121,6 +122,35 @@ func TestIntentsFile(t *testing.T) {
 	}
 	if got.without(web).of(web) != nil || got.of(web) == nil {
 		t.Error("without must return another value and leave its receiver alone")
+	}
+}
+
+func TestIntentsFollow(t *testing.T) {
+	parse := func(text string) *config.Config {
+		cfg, err := config.Parse("t", []byte(text), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	const head = "[[service]]\nforward = \"nat\"\n"
+	web := parse(head + `name = "web"` + "\n" + `listen = ["192.0.2.10:80"]` + "\n" + `server = [{ address = "10.0.0.7" }, { address = "10.0.0.8" }]`)
+	www := parse(head + `name = "www"` + "\n" + `listen = ["192.0.2.10:80"]` + "\n" + `server = [{ address = "10.0.0.8" }]`)
+	moved := parse(head + `name = "web"` + "\n" + `listen = ["192.0.2.99:80"]` + "\n" + `server = [{ address = "10.0.0.7" }]`)
+	key := func(service, server string) checker.Key {
+		return checker.Key{Service: service, Server: netip.MustParseAddrPort(server)}
+	}
+	in := intents{}.with(key("web", "10.0.0.7:80"), status.Intent{Drain: true})
+
+	renamed := in.follow(web, www)
+	if renamed.of(key("www", "10.0.0.7:80")) == nil || len(renamed.dormant(www)) != 1 {
+		t.Errorf("renamed, and the server left: %+v", renamed)
+	}
+	if back := renamed.follow(www, web); back.of(key("web", "10.0.0.7:80")) == nil || len(back.dormant(web)) != 0 {
+		t.Errorf("and back again: %+v", back)
+	}
+	if same := in.follow(web, moved); same.of(key("web", "10.0.0.7:80")) == nil {
+		t.Errorf("the service has another address and its old name: %+v", same)
 	}
 }
 

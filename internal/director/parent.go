@@ -152,8 +152,8 @@ func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range next {
-		if hasServer(p.cfg, s.Key) && !hasServer(cfg, s.Key) {
+	for i, s := range next {
+		if hasServer(p.cfg, p.intents[i].Key) && !hasServer(cfg, s.Key) {
 			p.emit(status.Event{
 				Level: slog.LevelWarn, What: "server left the configuration, what was asked for it waits",
 				Service: s.Service, Server: s.Server, Cause: "asked" + because(&s.Intent),

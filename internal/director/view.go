@@ -13,13 +13,14 @@ import (
 // view is what HTTP handlers see. It never waits for the parent's loop, which may be waiting for the balancer,
 // and asks the balancer once for all who want to know.
 type view struct {
-	mu     sync.Mutex
-	own    status.Snapshot  // the parent's part
-	source *child           // nil while there is nobody to ask
-	last   *status.Snapshot // the balancer's last words
-	begun  time.Time        // when last was asked for
-	asking *question        // nil while nobody asks
-	silent string           // why the last question had no answer, "" when it had
+	mu      sync.Mutex
+	own     status.Snapshot  // the parent's part
+	source  *child           // nil while there is nobody to ask
+	last    *status.Snapshot // the balancer's last words
+	begun   time.Time        // when last was asked for
+	changed time.Time        // when something was published: what was asked for earlier is not fresh any more
+	asking  *question        // nil while nobody asks
+	silent  string           // why the last question had no answer, "" when it had
 }
 
 // question is one request for a snapshot that several wait for.
@@ -32,7 +33,7 @@ type question struct {
 func (v *view) publish(own status.Snapshot, source *child) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.own, v.source = own, source
+	v.own, v.source, v.changed = own, source, time.Now()
 }
 
 // snapshot is the director's state. The balancer's part was asked for after since, or is its last words,
@@ -40,10 +41,12 @@ func (v *view) publish(own status.Snapshot, source *child) {
 func (v *view) snapshot(ctx context.Context, since time.Time) *status.Snapshot {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if since.Before(v.changed) {
+		since = v.changed
+	}
 	for v.begun.Before(since) && v.source != nil && ctx.Err() == nil {
 		q := v.asking
-		mine := q == nil
-		if mine {
+		if q == nil {
 			q = &question{begun: time.Now(), done: make(chan struct{})}
 			v.asking = q
 			go v.ask(q, v.source)
@@ -77,7 +80,7 @@ func (v *view) ask(q *question, source *child) {
 	v.asking, v.silent = nil, ""
 	if err != nil {
 		v.silent = strings.TrimPrefix(err.Error(), "the balancer: ")
-	} else if answer.Snapshot != nil {
+	} else if answer.Snapshot != nil && source == v.source {
 		v.last, v.begun = answer.Snapshot, q.begun
 	}
 	close(q.done)
