@@ -76,9 +76,9 @@ docs: ## rewrite the pages that are generated from the code
 
 install: build ## poise, its systemd unit and the examples, below DESTDIR
 	install -D -m 0755 $(BIN)/poise $(DESTDIR)$(PREFIX)/bin/poise
-	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+	install -d $(DESTDIR)/etc/poise $(DESTDIR)$(UNITS) $(DESTDIR)$(PREFIX)/share/doc/poise/examples
 	sed 's|@bin@|$(PREFIX)/bin|' contrib/poise.service > $(DESTDIR)$(UNITS)/poise.service
-	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+	install -m 0644 examples/nat.toml examples/dr.toml examples/tun.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
 
 clean: ## remove what was built
 	rm -rf $(BIN)

@@ -47,9 +47,12 @@ func NewProbe(addr netip.AddrPort, c Config) (Probe, error) {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-			return fmt.Errorf("no answer within %v", c.Timeout)
+			err = fmt.Errorf("no answer within %v", c.Timeout)
 		case isLocal(err):
 			return fmt.Errorf("%w: %w", ErrSelf, err)
+		}
+		if c.Port != 0 { // not where the server serves: whoever reads this would look in the wrong place
+			return fmt.Errorf("%v: %w", addr, err)
 		}
 		return err
 	}, nil

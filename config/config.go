@@ -46,7 +46,8 @@ type Global struct {
 
 // Service is a virtual service: an address that clients use, and the servers that answer for it.
 type Service struct {
-	// Name is what commands, logs and metrics call the service: 1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-".
+	// Name is what commands, logs and metrics call the service: a letter or digit, then up to 63 of A-Z, a-z, 0-9,
+	// ".", "_" and "-".
 	Name string `toml:"name,required"`
 	// Listen is the address and port that clients use: exactly one.
 	Listen []netip.AddrPort `toml:"listen,required"`

@@ -11,10 +11,10 @@ import (
 	"poise/ipvsctl"
 )
 
-// Names become metric labels and command arguments.
-var goodName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+// Names become metric labels, command arguments and parts of a URL's path.
+var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-const nameRule = `not 1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-"`
+const nameRule = `not a letter or digit, and then up to 63 of A-Z, a-z, 0-9, ".", "_" and "-"`
 
 // checkAll applies the rules that no single field's tags can say. It also fills in what
 // depends on another key: servers' ports, and the content of named files.

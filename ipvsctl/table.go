@@ -4,7 +4,7 @@
 //	              │ Diff │─ops─▶│ Client │─▶ kernel (generic netlink, family "IPVS")
 //	have Table ─▶ └──────┘      └────────┘
 //	     ▲                           │
-//	     └────── Client.Table ◀──────┘
+//	     └────── Client.Read ◀───────┘
 //
 // Table, Diff and the message codec are pure; Client owns the socket.
 package ipvsctl

@@ -44,6 +44,7 @@ and undo restores it. Nothing of this survives a reboot: run apply at each boot.
 	flags.StringVar(&settings.Mode, "mode", "dr", "how the director forwards; only dr")
 	flags.StringArrayVar(&vips, "vip", nil, "virtual address; may be repeated")
 	flags.StringVar(&runtimeDir, "runtime-dir", defaultRuntimeDir, "where the former values are kept")
+	_ = cmd.MarkPersistentFlagDirname("runtime-dir") // fails only for a flag that is not there
 
 	cmd.AddCommand(&cobra.Command{
 		Use:   "apply --vip ADDRESS [--vip ADDRESS]...",
