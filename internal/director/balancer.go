@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +25,12 @@ const tickInterval = 5 * time.Second
 
 // balancer is the child that checks servers and programs the kernel. One goroutine owns all of it.
 type balancer struct {
-	conn   *conn
-	log    *slog.Logger
-	out    chan message // to the parent; bounded, so that a parent that hangs stops nothing here
+	conn *conn
+	log  *slog.Logger
+	// To the parent; bounded, so that one that hangs stops nothing here. Answers have a way of their own:
+	// however many events there are, they get through.
+	events, answers chan message
+
 	checks *checker.Loop
 	client *ipvsctl.Client
 	keep   *keeper
@@ -46,12 +45,6 @@ type balancer struct {
 	want     ipvsctl.Table
 	vips     map[netip.Addr]bool // those that are this host's; nil before the first look
 	ownFault ownFault
-}
-
-// ownFault is the trouble of this host that made a check say nothing about its server.
-type ownFault struct {
-	cause string
-	last  time.Time
 }
 
 // prepared is a configuration that could be carried out, until it is committed or aborted.
@@ -90,7 +83,8 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	b := &balancer{
 		conn:     c,
 		log:      log,
-		out:      make(chan message, ringSize),
+		events:   make(chan message, ringSize),
+		answers:  make(chan message, maxQuestions),
 		checks:   checker.NewLoop(),
 		totals:   &status.Totals{},
 		services: make(map[string]*serviceState),
@@ -120,6 +114,10 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	return nil
 }
 
+// maxQuestions is how many of the parent's requests may be unanswered. It asks for one snapshot and sends one
+// ping at a time, and waits for all else.
+const maxQuestions = 16
+
 // errStopped is how the balancer ends when it was asked to.
 var errStopped = errors.New("stopped")
 
@@ -140,7 +138,10 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			if m.Kind == kindStop {
 				return errors.Join(errStopped, b.conn.send(answer))
 			}
-			b.post(answer)
+			select {
+			case b.answers <- answer:
+			default: // the parent has stopped reading and will not miss it
+			}
 		case r := <-b.checks.Reports():
 			if b.reports(r) {
 				b.keep.apply(ctx, time.Now(), b.want)
@@ -164,11 +165,11 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 
 // open takes hold of the kernel. It changes nothing there.
 func (b *balancer) open(ctx context.Context, runtimeDir string) error {
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := host.Sysctls{}.Read("kernel.random.boot_id")
 	if err != nil {
 		return err
 	}
-	owned, err := loadOwnership(filepath.Join(runtimeDir, "owned.json"), strings.TrimSpace(string(bootID)))
+	owned, err := loadOwnership(filepath.Join(runtimeDir, "owned.json"), bootID)
 	if err != nil {
 		return err
 	}
@@ -346,70 +347,6 @@ func (b *balancer) decide(s *serviceState) {
 	}
 }
 
-// reports takes in a report and those that wait behind it, so that many servers that fail together are
-// one decision and one change of the table. It says whether any verdict changed.
-func (b *balancer) reports(r checker.Report) (changed bool) {
-	const most = 1000 // however fast they come, the kernel must hear of it
-	concerned := make(map[*serviceState]bool)
-	for waiting := true; waiting; {
-		if b.report(r) {
-			concerned[b.services[r.Service]] = true
-		}
-		waiting = false
-		if len(concerned) < most {
-			select {
-			case r = <-b.checks.Reports():
-				waiting = true
-			default:
-			}
-		}
-	}
-	for service := range concerned {
-		b.decide(service)
-	}
-	return len(concerned) > 0
-}
-
-// report takes in the outcome of one check and says whether it changed the verdict.
-func (b *balancer) report(r checker.Report) (changed bool) {
-	// After Set returns, the loop reports only what was set: both are known.
-	server, service := b.servers[r.Key], b.services[r.Service]
-	if errors.Is(r.Err, checker.ErrSelf) {
-		server.self++
-		b.noteOwnFault(r)
-		return false
-	}
-	service.checks.Observe(r.Took)
-	if r.Err == nil {
-		server.ok++
-	} else {
-		server.failed++
-		server.cause = r.Err.Error()
-		b.log.Debug("check failed", "service", r.Service, "server", r.Server, "cause", r.Err, "took", r.Took)
-	}
-	if !r.Changed {
-		return false
-	}
-	server.state, server.since = r.State, r.At
-	e := status.Event{Level: slog.LevelInfo, What: "server up", Service: r.Service, Server: r.Server}
-	if r.State == checker.Down {
-		e.Level, e.What, e.Cause = slog.LevelWarn, "server down", server.cause
-	}
-	b.emit(e)
-	return true
-}
-
-// ownFaultPause is how long a trouble of this host must be gone before it is news again.
-const ownFaultPause = time.Minute
-
-// noteOwnFault says that checks fail for a reason on this host: verdicts stand still then.
-func (b *balancer) noteOwnFault(r checker.Report) {
-	if r.At.Sub(b.ownFault.last) > ownFaultPause {
-		b.emit(status.Event{Level: slog.LevelError, What: "checks fail on this host, verdicts stand still", Cause: r.Err.Error()})
-	}
-	b.ownFault.cause, b.ownFault.last = r.Err.Error(), r.At
-}
-
 // lookForVIPs says which VIPs are not, or again, addresses of this host. It may be right that one is not:
 // another director may hold it.
 func (b *balancer) lookForVIPs() {
@@ -449,107 +386,29 @@ func (b *balancer) stop(ctx context.Context) error {
 	return b.fwd.undo()
 }
 
-// snapshot is what is true now, the kernel's numbers read afresh.
-func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
-	if b.cfg == nil {
-		return nil, errors.New("no configuration yet")
-	}
-	table, stats, err := b.client.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	snap := &status.Snapshot{
-		Time:    time.Now(),
-		Sysctls: slices.Clone(b.fwd.plan),
-		Totals:  *b.totals,
-	}
-	if time.Since(b.ownFault.last) < ownFaultPause {
-		snap.OwnFault = b.ownFault.cause
-	}
-	foreign := b.keep.foreignIn(table)
-	for _, service := range b.cfg.Services {
-		key := service.Key()
-		described := b.describe(b.services[service.Name], table[key], stats[key])
-		described.ForeignServers = slices.SortedFunc(maps.Keys(foreign[key]), netip.AddrPort.Compare)
-		snap.Services = append(snap.Services, described)
-		delete(foreign, key)
-	}
-	snap.ForeignServices = slices.SortedFunc(maps.Keys(foreign), ipvsctl.ServiceKey.Compare)
-	return snap, nil
-}
-
-// describe is one service as the kernel has it, beside what is wanted of it and why.
-func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsctl.ServiceStats) status.Service {
-	service := s.config
-	out := status.Service{
-		Name:        service.Name,
-		Key:         service.Key(),
-		Scheduler:   string(service.Scheduler),
-		Forward:     service.Forward,
-		NoVIP:       !b.vips[service.Key().Addr.Addr()],
-		Up:          s.decision.up,
-		Why:         s.decision.why,
-		Quorum:      service.Quorum,
-		Weight:      s.decision.weight,
-		Sorry:       service.SorryServer,
-		SorryActive: s.decision.sorry,
-		Problem:     b.keep.problem(service.Key()),
-		Counters:    counted.Counters,
-		Checked:     service.Check != nil,
-		Checks:      s.checks,
-	}
-	out.Checks.Buckets = slices.Clone(s.checks.Buckets)
-	for _, server := range service.Servers {
-		key := checker.Key{Service: service.Name, Server: server.Addr()}
-		state := b.servers[key]
-		destination, present := have.Destinations[key.Server]
-		numbers := counted.Destinations[key.Server]
-		out.Servers = append(out.Servers, status.Server{
-			Addr:       key.Server,
-			State:      state.state,
-			Since:      state.since,
-			Reason:     s.decision.reasons[key.Server],
-			Configured: server.Weight,
-			Weight:     destination.Weight,
-			Absent:     !present,
-			Intent:     b.intents.of(key),
-			OK:         state.ok,
-			Failed:     state.failed,
-			Self:       state.self,
-			Active:     numbers.Active,
-			Inactive:   numbers.Inactive,
-			Counters:   numbers.Counters,
-		})
-	}
-	return out
-}
-
 // emit records a decision: in the log now, and in the parent's ring as soon as it takes it.
 func (b *balancer) emit(e status.Event) {
 	e.Time = time.Now()
 	logEvent(b.log, e)
-	b.post(message{Kind: kindEvent, Event: &e})
-}
-
-// post hands a message to the sender, and counts it where the parent has not taken the last thousand.
-func (b *balancer) post(m message) {
 	select {
-	case b.out <- m:
+	case b.events <- message{Kind: kindEvent, Event: &e}:
 	default:
 		b.totals.Lost++
 	}
 }
 
-// send writes what was posted. Only this goroutine waits for the parent to read.
+// send writes to the parent. Only this goroutine waits until it reads.
 func (b *balancer) send(ctx context.Context) {
 	for {
+		var m message
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-b.out:
-			if b.conn.send(m) != nil {
-				return // the reader sees the same end and says so
-			}
+		case m = <-b.answers:
+		case m = <-b.events:
+		}
+		if b.conn.send(m) != nil {
+			return // the reader sees the same end and says so
 		}
 	}
 }

@@ -25,12 +25,12 @@ type knowledge struct {
 // decision is what one service should be in the kernel, and why.
 type decision struct {
 	service ipvsctl.Service
-	weight  int  // of the servers that count towards the quorum
-	up      bool // the quorum is met
-	changed bool // up is not what it was
-	sorry   bool // the sorry server has taken over
-	why     string
-	reasons map[netip.AddrPort]string
+	weight  int                       // of the servers that count towards the quorum
+	up      bool                      // the quorum is met
+	changed bool                      // up is not what it was
+	sorry   bool                      // the sorry server has taken over
+	why     string                    // the sums and states behind up, and who answers when it is not
+	reasons map[netip.AddrPort]string // why each server has its weight
 }
 
 // decide is the rule by which checks, operators and the quorum move weights. The quorum remembers
@@ -66,44 +66,48 @@ func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 	d.why = fmt.Sprintf("weight %d, quorum %d", d.weight, s.Quorum) + tally(counts)
 	switch {
 	case d.up:
-		return d
-	case !s.SorryServer.IsValid() && d.weight == 0:
+	case s.SorryServer.IsValid():
+		d.callSorryServer(s, know, quorum.Decided())
+	case d.weight == 0:
 		d.why += ": nobody answers"
-		return d
-	case !s.SorryServer.IsValid():
+	default:
 		d.why += ": those that are left answer"
-		return d
-	}
-	if weight, inKernel := know.found(s.SorryServer); inKernel && !quorum.Decided() {
-		// It took over before poise began: it stays until the servers have had their say.
-		d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: weight}
-	}
-	d.sorry = quorum.Decided()
-	if d.sorry {
-		d.why += fmt.Sprintf(": sorry server %v answers", s.SorryServer)
-		for addr, destination := range d.service.Destinations {
-			if destination.Weight == 0 {
-				continue
-			}
-			d.reasons[addr] = fmt.Sprintf("no quorum: weight %d, regained at %d", d.weight, s.Quorum+s.QuorumHysteresis)
-			if onFailure(s) == checker.Remove {
-				delete(d.service.Destinations, addr)
-			} else {
-				destination.Weight = 0
-				d.service.Destinations[addr] = destination
-			}
-		}
-		d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: 1}
 	}
 	return d
+}
+
+// callSorryServer puts the sorry server in the place of the others, which go as if they were down.
+func (d *decision) callSorryServer(s config.Service, know knowledge, decided bool) {
+	if !decided {
+		// If it took over before poise began, it stays until the servers have had their say.
+		if weight, inKernel := know.found(s.SorryServer); inKernel {
+			d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: weight}
+		}
+		return
+	}
+	d.sorry = true
+	d.why += fmt.Sprintf(": sorry server %v answers", s.SorryServer)
+	for addr, destination := range d.service.Destinations {
+		if destination.Weight == 0 {
+			continue
+		}
+		d.reasons[addr] = fmt.Sprintf("no quorum: weight %d, regained at %d", d.weight, s.Quorum+s.QuorumHysteresis)
+		if onFailure(s) == checker.Remove {
+			delete(d.service.Destinations, addr)
+		} else {
+			destination.Weight = 0
+			d.service.Destinations[addr] = destination
+		}
+	}
+	d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: 1}
 }
 
 // place is where one server stands by itself, before the quorum has its say.
 type place struct {
 	weight  int
-	inTable bool // with weight 0 too: its connections go on
-	unknown bool // no verdict yet
-	word    string
+	inTable bool   // with weight 0 too: its connections go on
+	unknown bool   // no verdict yet
+	word    string // what tally counts
 	reason  string
 }
 

@@ -88,9 +88,9 @@ func (k *keeper) verify(ctx context.Context, now time.Time, want ipvsctl.Table) 
 		return
 	}
 	if k.believed != nil {
-		ours := k.known(k.believed).within(table)
-		k.tell(slog.LevelWarn, "drift", "changed by somebody else, put back: ", ipvsctl.Diff(ours, k.believed))
-		k.totals.Drift += uint64(len(ipvsctl.Diff(ours, k.believed)))
+		back := ipvsctl.Diff(k.known(k.believed).within(table), k.believed)
+		k.tell(slog.LevelWarn, "drift", "changed by somebody else, put back: ", back)
+		k.totals.Drift += uint64(len(back))
 	}
 	k.believed = k.known(want).within(table)
 	k.apply(ctx, now, want)

@@ -1,0 +1,89 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"poise/checker"
+	"poise/internal/status"
+	"poise/ipvsctl"
+)
+
+// snapshot is what is true now, the kernel's numbers read afresh.
+func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
+	if b.cfg == nil {
+		return nil, errors.New("no configuration yet")
+	}
+	table, stats, err := b.client.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	snap := &status.Snapshot{
+		Time:    time.Now(),
+		Sysctls: slices.Clone(b.fwd.plan),
+		Totals:  *b.totals,
+	}
+	if time.Since(b.ownFault.last) < ownFaultPause {
+		snap.OwnFault = b.ownFault.cause
+	}
+	foreign := b.keep.foreignIn(table)
+	for _, service := range b.cfg.Services {
+		key := service.Key()
+		described := b.describe(b.services[service.Name], table[key], stats[key])
+		described.ForeignServers = slices.SortedFunc(maps.Keys(foreign[key]), netip.AddrPort.Compare)
+		snap.Services = append(snap.Services, described)
+		delete(foreign, key)
+	}
+	snap.ForeignServices = slices.SortedFunc(maps.Keys(foreign), ipvsctl.ServiceKey.Compare)
+	return snap, nil
+}
+
+// describe is one service as the kernel has it, beside what is wanted of it and why.
+func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsctl.ServiceStats) status.Service {
+	service := s.config
+	out := status.Service{
+		Name:        service.Name,
+		Key:         service.Key(),
+		Scheduler:   string(service.Scheduler),
+		Forward:     service.Forward,
+		NoVIP:       !b.vips[service.Key().Addr.Addr()],
+		Up:          s.decision.up,
+		Why:         s.decision.why,
+		Quorum:      service.Quorum,
+		Weight:      s.decision.weight,
+		Sorry:       service.SorryServer,
+		SorryActive: s.decision.sorry,
+		Problem:     b.keep.problem(service.Key()),
+		Counters:    counted.Counters,
+		Checked:     service.Check != nil,
+		Checks:      s.checks,
+	}
+	out.Checks.Buckets = slices.Clone(s.checks.Buckets)
+	for _, server := range service.Servers {
+		key := checker.Key{Service: service.Name, Server: server.Addr()}
+		state := b.servers[key]
+		destination, present := have.Destinations[key.Server]
+		numbers := counted.Destinations[key.Server]
+		out.Servers = append(out.Servers, status.Server{
+			Addr:       key.Server,
+			State:      state.state,
+			Since:      state.since,
+			Reason:     s.decision.reasons[key.Server],
+			Configured: server.Weight,
+			Weight:     destination.Weight,
+			Absent:     !present,
+			Intent:     b.intents.of(key),
+			OK:         state.ok,
+			Failed:     state.failed,
+			Self:       state.self,
+			Active:     numbers.Active,
+			Inactive:   numbers.Inactive,
+			Counters:   numbers.Counters,
+		})
+	}
+	return out
+}
