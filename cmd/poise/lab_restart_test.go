@@ -168,6 +168,28 @@ func sysctls(t *testing.T, h *lab.Host) map[string]string {
 	return values
 }
 
+// A stop in the middle of a reload waits until that is whole, and then leaves nothing of ours behind.
+func TestLabStopDuringReload(t *testing.T) {
+	l := newLVS(t)
+	services := func(n int) string {
+		config := "[global]\non_stop = \"remove\"\n"
+		for i := range n {
+			config += strings.NewReplacer(`"web"`, fmt.Sprintf(`"web%d"`, i), ":80", fmt.Sprintf(":%d", 1000+i)).Replace(web)
+		}
+		return config
+	}
+	for range 3 {
+		d := startDaemon(t, l.Director, services(2))
+		d.write(services(100))
+		d.Signal(syscall.SIGHUP)
+		d.await("RELOADING=1")
+		d.stop()
+		if left := table(l.Director); left != "" {
+			t.Fatalf("left in the kernel:\n%s", left)
+		}
+	}
+}
+
 // A balancer that hangs takes nothing down: the kernel forwards, status answers with the last numbers.
 // Without its parent a balancer ends at once, and the table stays.
 func TestLabHang(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"poise/checker"
+	"poise/ipvsctl"
 )
 
 // Text writes the snapshot for a person: first what is wrong, then one block a service.
@@ -55,7 +56,8 @@ func (s *Snapshot) problems() []string {
 			add("service %s: the kernel refuses: %s", service.Name, service.Problem)
 		}
 		for _, foreign := range service.ForeignServers {
-			add("service %s: server %v was added by somebody else: left alone, not checked", service.Name, foreign)
+			add("service %s: server %v was added by somebody else: left alone, not checked (ipvsadm -d %s %v -r %v)",
+				service.Name, foreign, protocolOption(service.Key), service.Key.Addr, foreign)
 		}
 		for _, server := range service.Servers {
 			if server.State == checker.Down || server.Intent != nil {
@@ -72,12 +74,20 @@ func (s *Snapshot) problems() []string {
 		}
 	}
 	for _, foreign := range s.ForeignServices {
-		add("service %v was added by somebody else: left alone", foreign)
+		add("service %v was added by somebody else: left alone (ipvsadm -D %s %v)", foreign, protocolOption(foreign), foreign.Addr)
 	}
 	if s.Totals.Lost > 0 {
 		add("%d events were lost on their way to the list: see the log", s.Totals.Lost)
 	}
 	return all
+}
+
+// protocolOption is how ipvsadm is told a service's protocol.
+func protocolOption(key ipvsctl.ServiceKey) string {
+	if key.Protocol == ipvsctl.UDP {
+		return "-u"
+	}
+	return "-t"
 }
 
 func (s *Service) text(b *strings.Builder) {
