@@ -251,7 +251,7 @@ func (b *balancer) commit(ctx context.Context, epoch uint64, in intents) error {
 	b.adopt(table)
 	b.decideAll()
 	b.fwd.keep()
-	b.keep.adopt(ctx, time.Now(), b.want)
+	b.keep.adopt(ctx, time.Now(), table, b.want)
 	b.lookForVIPs()
 	return nil
 }

@@ -96,14 +96,10 @@ func (k *keeper) verify(ctx context.Context, now time.Time, want ipvsctl.Table) 
 	k.apply(ctx, now, want)
 }
 
-// adopt begins with a new configuration: what it names and the kernel already has is ours from now on.
-// What that changes is said, as nothing else will.
-func (k *keeper) adopt(ctx context.Context, now time.Time, want ipvsctl.Table) {
-	table, err := k.read(ctx)
-	if err != nil {
-		k.believed = nil
-		return
-	}
+// adopt begins with a new configuration over the kernel's table: what it names and the kernel already has is
+// ours from now on. What that changes is said, as nothing else will.
+func (k *keeper) adopt(ctx context.Context, now time.Time, table, want ipvsctl.Table) {
+	k.noteForeign(table)
 	k.believed = k.known(want).within(table)
 	k.tell(slog.LevelInfo, "table changed", "", ipvsctl.Diff(k.believed, want))
 	k.apply(ctx, now, want)
@@ -112,10 +108,14 @@ func (k *keeper) adopt(ctx context.Context, now time.Time, want ipvsctl.Table) {
 // remove takes all that is ours out of the kernel.
 func (k *keeper) remove(ctx context.Context, now time.Time) error {
 	clear(k.refused)
-	k.adopt(ctx, now, ipvsctl.Table{})
+	table, err := k.read(ctx)
+	if err != nil {
+		return fmt.Errorf("our entries are still in the kernel: %w", err)
+	}
+	k.adopt(ctx, now, table, ipvsctl.Table{})
 	switch {
 	case k.believed == nil:
-		return errors.New("our entries are still in the kernel: " + k.unread.now)
+		return errors.New("our entries may still be in the kernel: " + k.unread.now)
 	case len(k.believed) > 0:
 		return fmt.Errorf("still in the kernel: %v", ipvsctl.Diff(k.believed, ipvsctl.Table{}))
 	}

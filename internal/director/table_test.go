@@ -153,7 +153,7 @@ func TestKeeperAdoptsAndLeavesForeignEntries(t *testing.T) {
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
-	keep.adopt(t.Context(), begin, tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, cloneTable(k.table), tableOf("80: 1/1 2/1"))
 	expectTable(t, k, "80: 1/1 2/1 7/1; 22: 5/1") // 7 and 22 belong to somebody else
 	slices.Sort(events)
 	want := told{
@@ -232,7 +232,7 @@ func TestKeeperTakesOutWhatWasPutInByHand(t *testing.T) {
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1 9/1"))
 	want := tableOf("80: 1/1")
-	keep.adopt(t.Context(), begin, want)
+	keep.adopt(t.Context(), begin, cloneTable(k.table), want)
 	k.table = tableOf("80: 1/1 2/1 9/1")
 	events = nil
 	keep.verify(t.Context(), begin, want)
@@ -247,11 +247,11 @@ func TestKeeperAdoptionIsNoDrift(t *testing.T) {
 	k := &fakeKernel{table: ipvsctl.Table{}}
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
-	keep.adopt(t.Context(), begin, tableOf("80: 1/1"))
+	keep.adopt(t.Context(), begin, cloneTable(k.table), tableOf("80: 1/1"))
 	k.table = tableOf("80: 1/1 2/1")
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
 	events = nil
-	keep.adopt(t.Context(), begin, tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, cloneTable(k.table), tableOf("80: 1/1 2/1"))
 	if len(events) > 0 || keep.totals.Drift != 0 {
 		t.Errorf("events %q, drift %d, want none", events, keep.totals.Drift)
 	}
