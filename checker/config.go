@@ -37,8 +37,8 @@ type Config struct {
 	// OnFailure is what happens to a server that is down: "weight-zero" lets its connections finish,
 	// "remove" takes it out of the table, and its connections are reset.
 	OnFailure OnFailure `toml:"on_failure" default:"weight-zero"`
-	// Initial is what a server counts as before its first verdict: "unknown" leaves it as the kernel has it
-	// (out, where the kernel has nothing), "up" lets it take traffic at once.
+	// Initial is what becomes of a server before its first verdict. One that the kernel has already stays as it is
+	// there; a new one stays out with "unknown", and takes traffic at once with "up".
 	Initial Initial `toml:"initial" default:"unknown"`
 }
 
