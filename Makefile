@@ -3,7 +3,7 @@
 GO     = $(shell tools/deps.sh go)
 BIN    = $(CURDIR)/bin
 PREFIX ?= /usr/local
-UNITS  ?= /lib/systemd/system
+UNITS  ?= $(PREFIX)/lib/systemd/system
 
 # Tests that need IPVS are called TestLab*; they run on a kernel that has it, the others natively.
 LAB_PACKAGES = $(shell grep -rl '^func TestLab' --include='*_test.go' . | xargs -n1 dirname | sort -u)

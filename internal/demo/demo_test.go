@@ -16,6 +16,9 @@ import (
 // asDemo in the environment makes the test binary the demo itself, so that its exit status can be seen.
 const asDemo = "POISE_TEST_AS_DEMO"
 
+// builtPoise is the binary that make build leaves.
+const builtPoise = "../../bin/poise"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asDemo) != "" {
 		main()
@@ -28,12 +31,11 @@ func TestMain(m *testing.M) {
 // comes true without its cause judges nothing.
 func TestLabSabotage(t *testing.T) {
 	lab.NeedIPVS(t)
-	const poise = "../../bin/poise"
-	if _, err := os.Stat(poise); err != nil {
+	if _, err := os.Stat(builtPoise); err != nil {
 		t.Fatalf("%v: run make build first", err)
 	}
 	play := func(t *testing.T, sabotage string) (status int, output string) {
-		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-poise", poise)
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-poise", builtPoise)
 		files := t.TempDir()
 		cmd.Env = append(os.Environ(), asDemo+"=yes", "DEMO_SABOTAGE="+sabotage, "TMPDIR="+files)
 		out, err := cmd.CombinedOutput()

@@ -20,6 +20,7 @@ const (
 	clientIP   = "203.0.113.2"
 	routerIP   = "192.0.2.254"
 	directorIP = "192.0.2.1"
+	metricsAt  = directorIP + ":9650"
 
 	checkInterval = time.Second
 )
@@ -115,7 +116,7 @@ func (w *world) configure(t table) {
 	var b strings.Builder
 	onStop := "remove"
 	w.cause("restart", func() { onStop = "leave" })
-	fmt.Fprintf(&b, "[global]\non_stop = %q\n", onStop)
+	fmt.Fprintf(&b, "[global]\napi = %q\non_stop = %q\n", metricsAt, onStop)
 	for _, m := range slices.Sorted(maps.Keys(t)) {
 		fmt.Fprintf(&b, `
 [[service]]
