@@ -160,7 +160,7 @@ func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
 			})
 		}
 	}
-	p.cfg, p.loaded, p.rejected = cfg, time.Now(), ""
+	p.cfg, p.loaded, p.rejected, p.heard = cfg, time.Now(), "", time.Now()
 	p.epoch++
 	p.setIntents(next)
 	return nil
