@@ -1,5 +1,6 @@
 # Each target installs what it needs (tools/deps.sh says what and why) and works from a bare clone.
-# GO is whichever Go >= 1.26 is found; it is looked up when a recipe runs, after deps.
+# GO is whichever Go >= 1.26 is found. A recipe is expanded as a whole before its first line runs, so what
+# installs Go is a prerequisite and not a line of it.
 GO     = $(shell tools/deps.sh go)
 BIN    = $(CURDIR)/bin
 PREFIX ?= /usr/local
@@ -17,7 +18,7 @@ BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(
 FUZZTIME  ?= 60s
 COLOR      = $(shell [ -t 1 ] && echo always || echo never)
 
-.PHONY: help deps build test test-fast lint fuzz bench demo docs install clean
+.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint fuzz bench demo docs install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,52 +27,49 @@ help: ## list the targets
 deps: ## install what building, testing and the demo need
 	@tools/deps.sh build demo test
 
-build: ## bin/poise, static
+deps-build:
 	@tools/deps.sh build
+
+deps-demo deps-test: deps-%:
+	@tools/deps.sh build $*
+
+build: deps-build ## bin/poise, static
 	$(BUILD) -o $(BIN)/poise ./cmd/poise
 
 test: test-native test-lab ## everything: natively with the race detector, then the kernel tests in the lab
 
-test-native:
-	@tools/deps.sh build test
+test-native: deps-test
 	$(LAB_PROMISE) $(GO) test -race -skip '^TestLab' ./...
 
 test-lab: build labrun
 	$(LAB_PROMISE) $(LAB) $(LAB_PACKAGES)
 
-test-fast: ## what needs neither root nor the lab, without the race detector
-	@tools/deps.sh build
+test-fast: deps-build ## what needs neither root nor the lab, without the race detector
 	$(GO) test -skip '^Test(Lab|Netns)' ./...
 
 .PHONY: test-native test-lab labrun
-labrun:
-	@tools/deps.sh build test
+labrun: deps-test
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/labrun ./internal/lab/labrun
 
-lint: ## go vet, staticcheck, gofumpt
-	@tools/deps.sh build
+lint: deps-build ## go vet, staticcheck, gofumpt
 	@cd tools && $(GO) build -o $(BIN)/ honnef.co/go/tools/cmd/staticcheck mvdan.cc/gofumpt
 	$(GO) vet ./...
 	PATH="$$(dirname $(GO)):$$PATH" $(BIN)/staticcheck ./...
 	@unformatted=$$($(BIN)/gofumpt -l .); [ -z "$$unformatted" ] || { echo "not gofumpt-clean:"; echo "$$unformatted"; exit 1; }
 
-fuzz: ## every fuzz target for FUZZTIME (60s)
-	@tools/deps.sh build
+fuzz: deps-build ## every fuzz target for FUZZTIME (60s)
 	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | sed -E 's|^(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | \
 	while read -r package target; do echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; done
 
-bench: ## the benchmarks; docs/performance.md has figures with their conditions
-	@tools/deps.sh build
+bench: deps-build ## the benchmarks; docs/performance.md has figures with their conditions
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-demo: ## one director, three real servers, a client: the story of a night, judged from the kernel
-	@tools/deps.sh build demo
+demo: deps-demo ## one director, three real servers, a client: the story of a night, judged from the kernel
 	@$(BUILD) -o $(BIN)/poise ./cmd/poise
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./internal/lab/labrun ./internal/demo
 	@$(BIN)/labrun -timeout 120s $(BIN)/demo -poise $(BIN)/poise -color $(COLOR)
 
-docs: ## rewrite the pages that are generated from the code
-	@tools/deps.sh build
+docs: deps-build ## rewrite the pages that are generated from the code
 	$(GO) test ./config ./internal/status -run TestDocs -update
 
 install: build ## poise, its systemd unit and the examples, below DESTDIR

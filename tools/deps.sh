@@ -208,9 +208,9 @@ go_toolchain() {
 	esac
 	say "fetching Go $go_version into $cache/go: $(go version | cut -d' ' -f3) is too old"
 	# Outside the module: an old Go cannot read its go.mod.
-	dir=$(cd / && GOTOOLCHAIN=local go mod download -json "golang.org/toolchain@v0.0.1-go$go_version.linux-$arch" |
-		sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
-	[ -n "$dir" ] || die "Go $go_version: no folder in the module cache"
+	answer=$(cd / && GOTOOLCHAIN=local go mod download -json "golang.org/toolchain@v0.0.1-go$go_version.linux-$arch" 2>&1 || true)
+	dir=$(echo "$answer" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+	[ -n "$dir" ] || die "Go $go_version was not fetched: $answer"
 	new=$cache/.go.$$
 	mkdir -p "$cache"
 	trap 'exit 1' INT TERM HUP
