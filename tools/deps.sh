@@ -207,8 +207,9 @@ go_toolchain() {
 	*) die "no Go $go_version known for $(uname -m): install it" ;;
 	esac
 	say "fetching Go $go_version into $cache/go: $(go version | cut -d' ' -f3) is too old"
-	# Outside the module: an old Go cannot read its go.mod.
-	answer=$(cd / && GOTOOLCHAIN=local go mod download -json "golang.org/toolchain@v0.0.1-go$go_version.linux-$arch" 2>&1 || true)
+	cd / # outside the module: an old Go cannot read its go.mod
+	answer=$(GOTOOLCHAIN=local go mod download -json "golang.org/toolchain@v0.0.1-go$go_version.linux-$arch" 2>&1) || true
+	cd "$root"
 	dir=$(echo "$answer" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
 	[ -n "$dir" ] || die "Go $go_version was not fetched: $answer"
 	new=$cache/.go.$$
