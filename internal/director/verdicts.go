@@ -18,25 +18,33 @@ type ownFault struct {
 // reports takes in a report and those that wait behind it, so that many servers that fail together are
 // one decision and one change of the table. It says whether any verdict changed.
 func (b *balancer) reports(r checker.Report) (changed bool) {
-	const most = 1000 // however fast they come, the kernel must hear of it
 	concerned := make(map[*serviceState]bool)
-	for waiting := true; waiting; {
+	for _, r := range batch(r, b.checks.Reports()) {
 		if b.report(r) {
 			concerned[b.services[r.Service]] = true
-		}
-		waiting = false
-		if len(concerned) < most {
-			select {
-			case r = <-b.checks.Reports():
-				waiting = true
-			default:
-			}
 		}
 	}
 	for service := range concerned {
 		b.decide(service)
 	}
 	return len(concerned) > 0
+}
+
+// mostReports is how many reports make a batch: however fast they come, kernel and parent have their turn.
+const mostReports = 1000
+
+// batch is the first report and those that wait behind it.
+func batch(first checker.Report, behind <-chan checker.Report) []checker.Report {
+	reports := []checker.Report{first}
+	for len(reports) < mostReports {
+		select {
+		case r := <-behind:
+			reports = append(reports, r)
+		default:
+			return reports
+		}
+	}
+	return reports
 }
 
 // report takes in the outcome of one check and says whether it changed the verdict.
