@@ -44,6 +44,7 @@ type balancer struct {
 	servers  map[checker.Key]*serverState
 	want     ipvsctl.Table
 	vips     map[netip.Addr]bool // those that are this host's; nil before the first look
+	unseen   lasting             // why they could not be looked for
 	ownFault ownFault
 }
 
@@ -215,22 +216,21 @@ func (b *balancer) prepare(m message) (*prepared, error) {
 	if m.Config == nil {
 		return nil, errors.New("prepare without a configuration")
 	}
-	if !m.Resume {
-		if err := missingInterfaces(m.Config); err != nil {
-			return nil, err
-		}
-	}
 	interfaces, err := facingInterfaces(m.Config)
 	if err != nil {
 		return nil, err
 	}
-	plan := forwardingPlan(m.Config, interfaces)
-	if !m.Resume {
-		if err := b.fwd.check(plan); err != nil {
-			return nil, err
-		}
+	p := &prepared{m.Epoch, m.Config, forwardingPlan(m.Config, interfaces)}
+	if m.Resume {
+		return p, nil
 	}
-	return &prepared{m.Epoch, m.Config, plan}, nil
+	if err := missingInterfaces(m.Config); err != nil {
+		return nil, err
+	}
+	if err := b.fwd.check(p.plan); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // commit carries out what was prepared. When it returns, the kernel has been told everything.
@@ -355,8 +355,8 @@ func (b *balancer) lookForVIPs() {
 		vips = append(vips, service.Key().Addr.Addr())
 	}
 	local, err := host.Local(vips)
+	b.unseen.set(err, b.emit, "VIPs cannot be looked for", "VIPs are looked for again")
 	if err != nil {
-		b.emit(status.Event{Level: slog.LevelWarn, What: "VIPs not looked for", Cause: err.Error()})
 		return
 	}
 	before := b.vips

@@ -30,7 +30,7 @@ func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
 	if time.Since(b.ownFault.last) < ownFaultPause {
 		snap.OwnFault = b.ownFault.cause
 	}
-	foreign := b.keep.foreignIn(table)
+	foreign := b.keep.known(nil).outside(table)
 	for _, service := range b.cfg.Services {
 		key := service.Key()
 		described := b.describe(b.services[service.Name], table[key], stats[key])

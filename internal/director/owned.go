@@ -79,6 +79,24 @@ func (e entries) within(table ipvsctl.Table) ipvsctl.Table {
 	return ours
 }
 
+// outside returns the identities in table that are not in e. A service that is in e is among them when it
+// has servers that are not.
+func (e entries) outside(table ipvsctl.Table) entries {
+	others := make(entries)
+	for key, service := range table {
+		servers, known := e[key]
+		if !known {
+			others.add(key)
+		}
+		for server := range service.Destinations {
+			if !servers[server] {
+				others.add(key, server)
+			}
+		}
+	}
+	return others
+}
+
 // ownedFile is what the file holds. The kernel's table does not outlive a boot, and neither does ownership.
 type ownedFile struct {
 	BootID   string         `json:"boot_id"`

@@ -186,9 +186,8 @@ func (k *keeper) read(ctx context.Context) (ipvsctl.Table, error) {
 
 // noteForeign says which foreign entries came and went: they take traffic that nobody checks.
 func (k *keeper) noteForeign(table ipvsctl.Table) {
-	before := k.foreign
-	k.foreign = k.foreignIn(table)
-	known := k.known(nil)
+	before, known := k.foreign, k.known(nil)
+	k.foreign = known.outside(table)
 	say := func(level slog.Level, what string, these, others entries) {
 		for key, servers := range these {
 			_, there := others[key]
@@ -207,25 +206,6 @@ func (k *keeper) noteForeign(table ipvsctl.Table) {
 	}
 	say(slog.LevelWarn, "foreign entry found, left alone", k.foreign, before)
 	say(slog.LevelInfo, "foreign entry gone", before, k.foreign)
-}
-
-// foreignIn returns the entries of table that are not ours. A service of ours is among them when it has
-// servers that are not.
-func (k *keeper) foreignIn(table ipvsctl.Table) entries {
-	known := k.known(nil)
-	foreign := make(entries)
-	for key, service := range table {
-		servers, ours := known[key]
-		if !ours {
-			foreign.add(key)
-		}
-		for server := range service.Destinations {
-			if !servers[server] {
-				foreign.add(key, server)
-			}
-		}
-	}
-	return foreign
 }
 
 func (k *keeper) claim(e entries) {
