@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,26 +51,72 @@ func HasAddr(ifname string, p netip.Prefix) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("addresses of %s: %w", ifname, err)
 	}
-	addrs, err := addrsOf(link)
+	addrs, err := addrsOf(link.Attrs().Index)
 	if err != nil {
 		return false, fmt.Errorf("addresses of %s: %w", ifname, err)
 	}
-	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
-		ip, _ := netip.AddrFromSlice(a.IP)
-		bits, _ := a.Mask.Size()
-		return netip.PrefixFrom(ip.Unmap(), bits) == p
-	}), nil
+	return slices.ContainsFunc(addrs, func(a ifAddr) bool { return a.Prefix == p }), nil
 }
 
-// addrsOf dumps the addresses of a link, again when they changed under the dump.
-func addrsOf(link netlink.Link) (addrs []netlink.Addr, err error) {
+// ifAddr is an address of an interface.
+type ifAddr struct {
+	netip.Prefix
+	link    int
+	flags   uint8  // IFA_F_*, the lowest eight
+	message []byte // what the kernel tells of it: sent back, the same address is made or deleted
+}
+
+// addrsOf dumps the addresses of an interface, or those of all for index 0. It starts again when they changed
+// under the dump.
+func addrsOf(index int) ([]ifAddr, error) {
+	var messages [][]byte
+	var err error
 	for range 10 {
-		addrs, err = netlink.AddrList(link, netlink.FAMILY_ALL)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+		request := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
+		request.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
+		messages, err = request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			break
 		}
 	}
-	return addrs, err
+	if err != nil {
+		return nil, err
+	}
+	var addrs []ifAddr
+	for _, m := range messages {
+		a, err := parseAddr(m)
+		if err != nil {
+			return nil, err
+		}
+		if index == 0 || index == a.link {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs, nil
+}
+
+func parseAddr(message []byte) (ifAddr, error) {
+	header := nl.DeserializeIfAddrmsg(message)
+	attrs, err := nl.ParseRouteAttr(message[header.Len():])
+	if err != nil {
+		return ifAddr{}, err
+	}
+	a := ifAddr{link: int(header.Index), flags: header.Flags, message: message}
+	var local, address []byte
+	for _, attr := range attrs {
+		switch attr.Attr.Type {
+		case unix.IFA_LOCAL:
+			local = attr.Value
+		case unix.IFA_ADDRESS: // on a line between two points the other end's, else the same
+			address = attr.Value
+		}
+	}
+	if local == nil {
+		local = address
+	}
+	ip, _ := netip.AddrFromSlice(local)
+	a.Prefix = netip.PrefixFrom(ip, int(header.Prefixlen))
+	return a, nil
 }
 
 // LinkExists tells whether there is an interface of this name.
@@ -123,18 +170,18 @@ func Outgoing(dsts []netip.Addr) ([]string, error) {
 
 // Holders returns the interfaces that have an address, with whatever prefix length, sorted.
 func Holders(addr netip.Addr) ([]string, error) {
-	addrs, err := addrsOf(nil) // of all links
+	addrs, err := addrsOf(0)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of this host: %w", err)
 	}
 	var names []string
 	for _, a := range addrs {
-		if ip, _ := netip.AddrFromSlice(a.IP); ip.Unmap() != addr {
+		if a.Addr() != addr {
 			continue
 		}
-		link, err := netlink.LinkByIndex(a.LinkIndex)
+		link, err := netlink.LinkByIndex(a.link)
 		if err != nil {
-			return nil, fmt.Errorf("interface %d: %w", a.LinkIndex, err)
+			return nil, fmt.Errorf("interface %d: %w", a.link, err)
 		}
 		names = append(names, link.Attrs().Name)
 	}
