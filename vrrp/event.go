@@ -15,8 +15,12 @@ type (
 	// Start begins the election. Faults and source are those that were told before. With Resume the router was master a
 	// moment ago, its addresses are still installed, and no backup can have missed it yet.
 	Start struct{ Resume bool }
-	// Stop leaves the election for good; Stopped follows when nothing is left to do.
+	// Stop leaves the election for good; Stopped follows when nothing is left to do. Before it, and before Hold, the packets
+	// that waited have been given to Step.
 	Stop struct{}
+	// Release, instead of Start, is for the addresses that a master left which died: they are given up in good order, but soon.
+	// Faults and source are those that were told before. Stopped follows.
+	Release struct{}
 	// Timer tells that time has passed and that every packet which waited has been given to Step.
 	// Before Deadline it does nothing.
 	Timer struct{}
@@ -50,6 +54,7 @@ type (
 
 func (Start) event()    {}
 func (Stop) event()     {}
+func (Release) event()  {}
 func (Timer) event()    {}
 func (Received) event() {}
 func (Overflow) event() {}
@@ -66,18 +71,22 @@ func (Hold) event()     {}
 type Action interface{ action() }
 
 type (
-	// Send sends one advert, to every peer or to the group.
-	Send struct{ Priority uint8 }
+	// Send sends one advert, to every peer or to the group. Due is when the beat wanted it, now for those that answer something.
+	Send struct {
+		Priority uint8
+		Due      time.Duration
+	}
 	// Add puts addresses on the interface. It is answered by Done, and so is Delete; they are carried out one
 	// after the other. To add what is there, and to delete what is not, is success.
 	Add struct {
 		Op    uint64
 		Addrs []netip.Addr
 	}
-	// Delete takes addresses off the interface.
+	// Delete takes addresses off the interface; with Evict whatever their prefix length, as somebody else has put them there.
 	Delete struct {
 		Op    uint64
 		Addrs []netip.Addr
+		Evict bool
 	}
 	// Announce tells the neighbours where addresses are now: one gratuitous ARP or neighbour advertisement each.
 	// Round counts from 0.
