@@ -16,9 +16,10 @@ RELEASE = $(shell git describe --tags --always --dirty 2>/dev/null)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(RELEASE)'
 
 FUZZTIME  ?= 60s
+SEEDS     ?= 10000
 COLOR      = $(shell [ -t 1 ] && echo always || echo never)
 
-.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint fuzz bench demo docs install clean
+.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint sim fuzz bench demo docs install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,6 +58,9 @@ lint: deps-build ## go vet, staticcheck, gofumpt
 	PATH="$$(dirname $(GO)):$$PATH" $(BIN)/staticcheck ./...
 	@unformatted=$$($(BIN)/gofumpt -l .); [ -z "$$unformatted" ] || { echo "not gofumpt-clean:"; echo "$$unformatted"; exit 1; }
 
+sim: deps-build ## elections in bad networks under virtual time: SEEDS (10000) random ones
+	$(GO) test ./vrrp/sim -timeout 60m -args -seeds $(SEEDS)
+
 fuzz: deps-build ## every fuzz target for FUZZTIME (60s)
 	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | sed -E 's|^(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | \
 	while read -r package target; do echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; done
@@ -76,7 +80,7 @@ install: build ## poise, its systemd unit and the examples, below DESTDIR
 	install -D -m 0755 $(BIN)/poise $(DESTDIR)$(PREFIX)/bin/poise
 	install -d $(DESTDIR)/etc/poise $(DESTDIR)$(UNITS) $(DESTDIR)$(PREFIX)/share/doc/poise/examples
 	sed 's|@bin@|$(PREFIX)/bin|' contrib/poise.service > $(DESTDIR)$(UNITS)/poise.service
-	install -m 0644 examples/nat.toml examples/dr.toml examples/tun.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
 
 clean: ## remove what was built
 	rm -rf $(BIN)

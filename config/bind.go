@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -41,8 +42,7 @@ func (o *object) String() string {
 	s := fmt.Sprintf("%s %d", o.kind, o.number)
 	if name, ok := o.table["name"].(string); ok && name != "" {
 		s = o.kind + " " + strconv.Quote(shorten(name))
-	}
-	if text, ok := o.table["address"].(string); ok {
+	} else if text, ok := o.table["address"].(string); ok {
 		if addr, err := netip.ParseAddr(text); err == nil {
 			s = o.kind + " " + addr.String()
 			if port, ok := o.table["port"].(int64); ok {
@@ -92,7 +92,11 @@ func (b *binder) report(o *object, key, rule string, args ...any) {
 // add records that what stands at m, under key of o, breaks rule.
 func (b *binder) add(o *object, key string, m *mark, rule string) {
 	o.spoil(key)
-	b.errs = append(b.errs, &Error{b.file, m.line, o.String(), key, shorten(m.text), rule})
+	text := shorten(m.text)
+	if key == "password" { // a mistake is shown to whoever asks for the status
+		text = ""
+	}
+	b.errs = append(b.errs, &Error{b.file, m.line, o.String(), key, text, rule})
 }
 
 // spoil makes key unsound.
@@ -145,10 +149,19 @@ func (b *binder) bind(o *object, prefix string, table map[string]any, m *mark, v
 	}
 	// The engines' parameter types bring their own rules.
 	if params, ok := v.Addr().Interface().(interface{ Validate(func(key, rule string)) }); ok {
+		mistaken := maps.Clone(o.bad) // already, not by an earlier rule about the same key
 		params.Validate(func(key, rule string) {
-			if o.sound(prefix + key) {
-				b.report(o, prefix+key, "%s", rule)
+			path, index, isElement := strings.Cut(strings.TrimSuffix(prefix+key, "]"), "[")
+			if mistaken[path] {
+				return
 			}
+			if !isElement {
+				b.report(o, path, "%s", rule)
+				return
+			}
+			list, _ := o.mark.at(path)
+			i, _ := strconv.Atoi(index)
+			b.add(o, path, list.index(i), rule)
 		})
 	}
 }
@@ -162,24 +175,23 @@ func (b *binder) excused(o *object, path string) bool {
 	return !o.sound(path)
 }
 
-// unknown reports a key of table that is none of fields, and where it belongs or the absent one it was probably meant to be.
+// unknown reports a key of table that is none of fields, and the absent one it was probably meant to be or where it belongs.
 func (b *binder) unknown(o *object, prefix, key string, table map[string]any, m *mark, fields []field) {
+	var absent []string
+	for _, f := range fields {
+		if _, present := table[f.key]; !present {
+			absent = append(absent, f.key)
+		}
+	}
 	homes, hint := elsewhere(key)
+	_, foreign := keepalived[key]
+	if meant, near := didYouMean(key, absent); meant != "" && !foreign {
+		homes, hint = nil, near
+		o.spoil(prefix + meant)
+	}
 	for _, home := range homes {
 		for end := len(home.path); end > 0; end = strings.LastIndexByte(home.path[:end], '.') {
 			b.strays[home.path[:end]] = true
-		}
-	}
-	if homes == nil {
-		var absent []string
-		for _, f := range fields {
-			if _, present := table[f.key]; !present {
-				absent = append(absent, f.key)
-			}
-		}
-		var meant string
-		if meant, hint = didYouMean(key, absent); meant != "" {
-			o.spoil(prefix + meant)
 		}
 	}
 	line := m.key(key).line

@@ -18,6 +18,7 @@ import (
 
 	"poise/checker"
 	"poise/ipvsctl"
+	"poise/vrrp"
 )
 
 // Config is a whole, valid configuration: defaults are filled in and references hold.
@@ -25,8 +26,11 @@ import (
 type Config struct {
 	// Global is what belongs to the director as a whole.
 	Global Global `toml:"global"`
-	// Services are the virtual services, in the file's order.
-	Services []Service `toml:"service,required"`
+	// Routers are the virtual routers, in the file's order: addresses that this director shares with others, and
+	// has while it is their master.
+	Routers []vrrp.Config `toml:"router"`
+	// Services are the virtual services, in the file's order. Their addresses need not be those of a router.
+	Services []Service `toml:"service"`
 }
 
 // Global is what belongs to the director as a whole.

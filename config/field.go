@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"strconv"
@@ -56,7 +57,9 @@ func fieldsOf(t reflect.Type) []field {
 			switch {
 			case f.kind == asList:
 				f.def = []any{text}
-			case sf.Type.Kind() == reflect.Int:
+			case sf.Type.Kind() == reflect.Bool:
+				f.def = text == "true"
+			case isNumber(sf.Type) && sf.Type != durationType:
 				f.def = mustNumber(sf.Type, text)
 			default:
 				f.def = text
@@ -84,6 +87,11 @@ func kindOf(t reflect.Type) (kind, reflect.Type) {
 		return asList, t.Elem()
 	}
 	return asTables, t.Elem()
+}
+
+// isNumber reports whether a value of type t is a number, of which a duration is one.
+func isNumber(t reflect.Type) bool {
+	return t == durationType || t.PkgPath() == "" && reflect.Int <= t.Kind() && t.Kind() <= reflect.Uint64
 }
 
 func mustNumber(t reflect.Type, text string) int64 {
@@ -118,9 +126,19 @@ func (f field) set(v reflect.Value, raw any) (rule string) {
 	case *netip.Addr:
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				return fmt.Sprintf("an address without a prefix length: it is always /%d", prefix.Addr().BitLen())
+			}
 			return `not an address such as "192.0.2.10"`
 		}
 		*p = addr
+		return ""
+	case *bool:
+		b, ok := raw.(bool)
+		if !ok {
+			return "neither true nor false, which stand without quotes"
+		}
+		*p = b
 		return ""
 	case *netip.AddrPort:
 		addr, err := netip.ParseAddrPort(text)

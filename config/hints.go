@@ -39,24 +39,46 @@ func placesIn(t reflect.Type, path, header string) []place {
 
 // keepalived has the words of keepalived.conf that are called otherwise here, by the path of what they became.
 var keepalived = map[string]string{
-	"virtual_server":      "service",
-	"lb_algo":             "service.scheduler",
-	"lb_kind":             "service.forward",
-	"persistence_timeout": "service.persistence",
-	"hysteresis":          "service.quorum_hysteresis",
-	"real_server":         "service.server",
-	"delay_loop":          "service.check.interval",
-	"connect_timeout":     "service.check.timeout",
-	"connect_port":        "service.check.port",
-	"url":                 "service.check.path",
-	"virtualhost":         "service.check.host",
-	"status_code":         "service.check.status",
-	"retry":               "service.check.fall",
-	"inhibit_on_failure":  "service.check.on_failure",
+	"virtual_server":             "service",
+	"lb_algo":                    "service.scheduler",
+	"lb_kind":                    "service.forward",
+	"persistence_timeout":        "service.persistence",
+	"hysteresis":                 "service.quorum_hysteresis",
+	"real_server":                "service.server",
+	"delay_loop":                 "service.check.interval",
+	"connect_timeout":            "service.check.timeout",
+	"connect_port":               "service.check.port",
+	"url":                        "service.check.path",
+	"virtualhost":                "service.check.host",
+	"status_code":                "service.check.status",
+	"retry":                      "service.check.fall",
+	"inhibit_on_failure":         "service.check.on_failure",
+	"vrrp_instance":              "router",
+	"virtual_router_id":          "router.vrid",
+	"vrrp_version":               "router.version",
+	"advert_int":                 "router.advert_interval",
+	"virtual_ipaddress":          "router.addresses",
+	"virtual_ipaddress_excluded": "router.excluded_addresses",
+	"nopreempt":                  "router.preempt",
+	"mcast_src_ip":               "router.source",
+	"unicast_src_ip":             "router.source",
+	"unicast_peer":               "router.peers",
+	"auth_pass":                  "router.password",
 }
 
-// elsewhere returns the places where a key belongs that is unknown where it stands, and a hint that names them.
+// needless has the words of keepalived.conf that became nothing, and why.
+var needless = map[string]string{
+	"state":          "the priority decides who is master",
+	"auth_type":      "a password is enough",
+	"authentication": "a password is enough",
+}
+
+// elsewhere returns the places where a key belongs that is unknown where it stands, and a hint that names them,
+// or that there are none.
 func elsewhere(key string) (homes []place, hint string) {
+	if why, ok := needless[key]; ok {
+		return nil, fmt.Sprintf(" (keepalived's %s is not needed: %s)", key, why)
+	}
 	path, foreign := keepalived[key]
 	var headers []string
 	for _, p := range places {

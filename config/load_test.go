@@ -20,13 +20,22 @@ import (
 
 	"poise/checker"
 	"poise/ipvsctl"
+	"poise/vrrp"
 )
 
 func noFiles(path string) ([]byte, error) {
 	return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 }
 
-const small = `
+const (
+	smallRouter = `
+[[router]]
+name = "public"
+interface = "eth0"
+vrid = 51
+addresses = ["192.0.2.10"]
+`
+	small = `
 [[service]]
 name = "web"
 listen = ["192.0.2.10:80"]
@@ -34,14 +43,19 @@ forward = "nat"
 [[service.server]]
 address = "10.0.0.7"
 `
+)
 
 func TestDefaults(t *testing.T) {
-	got, err := Parse("poise.toml", []byte(small+"[service.check]\ntype = \"http\"\n"), noFiles)
+	got, err := Parse("poise.toml", []byte(smallRouter+small+"[service.check]\ntype = \"http\"\n"), noFiles)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &Config{
 		Global: Global{OnStop: Leave},
+		Routers: []vrrp.Config{{
+			Name: "public", Interface: "eth0", VRID: 51, Version: 3, Priority: 100, Interval: time.Second,
+			Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")}, Preempt: true, Checksum: vrrp.PseudoHeader,
+		}},
 		Services: []Service{{
 			Name: "web", Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.10:80")},
 			Protocol: ipvsctl.TCP, Scheduler: "wlc", Forward: ipvsctl.NAT, Quorum: 1,
@@ -71,6 +85,21 @@ func TestEveryKey(t *testing.T) {
 		Global: Global{
 			Node: "lb1", API: netip.MustParseAddrPort("[::1]:9650"), OnStop: Remove, Interfaces: []string{"eth0", "eth1"},
 		},
+		Routers: []vrrp.Config{{
+			Name: "public", Interface: "eth0", VRID: 255, Version: 2, Priority: 150, Interval: 2 * time.Second,
+			Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11")},
+			Excluded:  []netip.Addr{netip.MustParseAddr("2001:db8::10")},
+			Source:    netip.MustParseAddr("192.0.2.1"), Peers: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
+			Password: "secret", Checksum: vrrp.PseudoHeader,
+		}, {
+			Name: "inside", Interface: "eth0", VRID: 1, Version: 3, Priority: 1, Interval: 100 * time.Millisecond,
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Preempt: true, PreemptDelay: time.Minute,
+			Checksum: vrrp.MessageOnly,
+		}, { // another family: another election
+			Name: "inside6", Interface: "eth0", VRID: 1, Version: 3, Priority: 255, Interval: time.Second,
+			Addresses: []netip.Addr{netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8:1::1")}, Preempt: true,
+			Checksum: vrrp.PseudoHeader,
+		}},
 		Services: []Service{{
 			Name: "web", Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.10:443")},
 			Protocol: ipvsctl.TCP, Scheduler: "mh", Forward: ipvsctl.TUN, Persistence: 5 * time.Minute,
@@ -179,6 +208,8 @@ func randomConfig() *rapid.Generator[Config] {
 	addr4 := rapid.Map(rapid.Uint32(), func(n uint32) netip.Addr {
 		return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
 	})
+	addr16 := rapid.Map(rapid.SliceOfN(rapid.Byte(), 16, 16), func(b []byte) netip.Addr { return netip.AddrFrom16([16]byte(b)) })
+	addr := rapid.OneOf(addr4, addr16)
 	addrPort := rapid.Custom(func(t *rapid.T) netip.AddrPort {
 		return netip.AddrPortFrom(addr4.Draw(t, "addr"), rapid.Uint16().Draw(t, "port"))
 	})
@@ -218,6 +249,24 @@ func randomConfig() *rapid.Generator[Config] {
 			Servers:          rapid.SliceOf(server).Draw(t, "servers"),
 		}
 	})
+	router := rapid.Custom(func(t *rapid.T) vrrp.Config {
+		return vrrp.Config{
+			Name:         rapid.String().Draw(t, "name"),
+			Interface:    rapid.String().Draw(t, "interface"),
+			VRID:         rapid.Byte().Draw(t, "vrid"),
+			Version:      rapid.IntRange(2, 3).Draw(t, "version"),
+			Priority:     rapid.Byte().Draw(t, "priority"),
+			Interval:     duration.Draw(t, "advert_interval"),
+			Addresses:    rapid.SliceOf(addr).Draw(t, "addresses"),
+			Excluded:     rapid.SliceOf(addr).Draw(t, "excluded_addresses"),
+			Preempt:      rapid.Bool().Draw(t, "preempt"),
+			PreemptDelay: duration.Draw(t, "preempt_delay"),
+			Source:       rapid.OneOf(rapid.Just(netip.Addr{}), addr).Draw(t, "source"),
+			Peers:        rapid.SliceOf(addr).Draw(t, "peers"),
+			Password:     rapid.String().Draw(t, "password"),
+			Checksum:     rapid.SampledFrom([]vrrp.Checksum{vrrp.PseudoHeader, vrrp.MessageOnly}).Draw(t, "checksum"),
+		}
+	})
 	return rapid.Custom(func(t *rapid.T) Config {
 		return Config{
 			Global: Global{
@@ -226,6 +275,7 @@ func randomConfig() *rapid.Generator[Config] {
 				OnStop:     rapid.SampledFrom([]OnStop{Leave, Remove}).Draw(t, "on_stop"),
 				Interfaces: rapid.SliceOf(rapid.String()).Draw(t, "interfaces"),
 			},
+			Routers:  rapid.SliceOfN(router, 0, 3).Draw(t, "routers"),
 			Services: rapid.SliceOfN(service, 0, 3).Draw(t, "services"),
 		}
 	})

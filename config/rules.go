@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"poise/checker"
 	"poise/ipvsctl"
+	"poise/vrrp"
 )
 
 // Names become metric labels, command arguments and parts of a URL's path.
@@ -20,6 +22,10 @@ const nameRule = `not a letter or digit, and then up to 63 of A-Z, a-z, 0-9, "."
 // depends on another key: servers' ports, and the content of named files.
 func (b *binder) checkAll(file *object, c *Config, read func(path string) ([]byte, error)) {
 	b.checkGlobal(file, c.Global)
+	if len(c.Services)+len(c.Routers) == 0 && !b.excused(file, "service") && !b.excused(file, "router") {
+		b.add(file, "", &mark{line: file.mark.line}, "neither a [[router]] nor a [[service]]")
+	}
+	b.checkRouters(c.Routers)
 	names := map[string]*object{}
 	keys := map[ipvsctl.ServiceKey]*object{}
 	for i := range c.Services {
@@ -60,6 +66,57 @@ func (b *binder) checkGlobal(file *object, g Global) {
 		// dev_valid_name in the kernel's net/core/dev.c
 		if len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r") {
 			b.add(file, "global.interfaces", interfaces.index(i), "not the name of an interface")
+		}
+	}
+}
+
+// checkRouters applies the rules about several routers: what is one in the network, or one here, belongs to one of them.
+func (b *binder) checkRouters(routers []vrrp.Config) {
+	type election struct {
+		iface string
+		ipv6  bool
+		vrid  uint8
+	}
+	names, elections := map[string]*object{}, map[election]*object{}
+	owners := map[netip.Addr]*object{}
+	for i := range routers {
+		r := &routers[i]
+		o := b.objects[r]
+		if o.sound("name") {
+			first, taken := names[r.Name]
+			switch {
+			case !goodName.MatchString(r.Name):
+				b.report(o, "name", nameRule)
+			case taken:
+				b.report(o, "name", "already the name of the router on line %d", first.mark.line)
+			default:
+				names[r.Name] = o
+			}
+		}
+		if o.sound("interface", "vrid", "addresses") {
+			e := election{r.Interface, r.IPv6(), r.VRID}
+			if first, taken := elections[e]; taken {
+				b.report(o, "vrid", "already that of %s on line %d, with this interface and family", first, first.mark.line)
+			} else {
+				elections[e] = o
+			}
+		}
+		b.checkOwners(o, "addresses", r.Addresses, owners)
+		b.checkOwners(o, "excluded_addresses", r.Excluded, owners)
+	}
+}
+
+// checkOwners notes in owners that o, a router, has addrs, which stand under key, and refuses what another one has.
+func (b *binder) checkOwners(o *object, key string, addrs []netip.Addr, owners map[netip.Addr]*object) {
+	if !o.sound(key) {
+		return
+	}
+	list, _ := o.mark.at(key)
+	for i, addr := range addrs {
+		if first, taken := owners[addr]; taken {
+			b.add(o, key, list.index(i), fmt.Sprintf("already an address of %s on line %d", first, first.mark.line))
+		} else {
+			owners[addr] = o
 		}
 	}
 }

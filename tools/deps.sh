@@ -29,9 +29,10 @@ test qemu-system-x86_64 qemu-system-x86 runs_a_kernel_with_IPVS
 test xz xz-utils unpacks_the_kernel
 test ipvsadm ipvsadm a_witness_in_tests
 test promtool prometheus scrapes_and_judges_metrics
+test keepalived keepalived the_other_node_in_tests
 '
 # Of those, packages which would have a daemon started at the next boot.
-daemons=prometheus
+daemons='prometheus keepalived'
 
 say() { echo "deps: $*" >&2; }
 die() {

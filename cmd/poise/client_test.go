@@ -72,7 +72,8 @@ func TestCompletion(t *testing.T) {
 	dir := serveControl(t, map[string]http.HandlerFunc{"GET /v1/status": func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"services": [
 			{"name": "web", "servers": [{"addr": "10.0.0.21:80"}, {"addr": "10.0.0.22:80"}]},
-			{"name": "dns", "servers": [{"addr": "10.0.0.31:53"}]}]}`)
+			{"name": "dns", "servers": [{"addr": "10.0.0.31:53"}]}],
+			"routers": [{"name": "public"}, {"name": "inside"}]}`)
 	}})
 	const noFiles = ":4\n"
 	for _, tt := range []struct{ line, want string }{
@@ -81,6 +82,8 @@ func TestCompletion(t *testing.T) {
 		{"enable mail", ""},
 		{"weight web 10.0.0.21:80", ""},
 		{"drain web 10.0.0.21:80", ""},
+		{"failover", "public\ninside\n"},
+		{"failover public", ""},
 	} {
 		words := append([]string{"__complete"}, strings.Fields(tt.line)...)
 		if out, err := command(t, append(words, "--runtime-dir", dir, "")...); out != tt.want+noFiles || err != nil {

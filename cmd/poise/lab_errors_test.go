@@ -76,7 +76,7 @@ func TestLabSecondDaemon(t *testing.T) {
 	d := startDaemon(t, l.Director, web)
 	syscall.Kill(d.balancer(), syscall.SIGKILL) // that the balancer is away for a moment is no opportunity
 	other := filepath.Join(t.TempDir(), "poise")
-	cannotStart(t, l.Director, runCommandOf(d.file, other), "poise: another poise balances in this network namespace: stop it first")
+	cannotStart(t, l.Director, runCommandOf(d.file, other), "poise: another poise runs in this network namespace: stop it first")
 	cannotStart(t, l.Router, runCommandOf(d.file, d.dir), "poise: "+d.dir+"/poise.sock: another poise answers here: stop it, or choose another --runtime-dir")
 	d.must("status")
 }

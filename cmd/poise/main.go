@@ -1,4 +1,5 @@
-// Command poise balances connections over real servers with the kernel's IPVS.
+// Command poise balances connections over real servers with the kernel's IPVS, and keeps addresses alive on one of
+// several directors.
 package main
 
 import (
@@ -40,7 +41,7 @@ func exit(err error) {
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "poise",
-		Short:         "Load balancer for Linux directors: keeps the kernel's IPVS table true to the health of real servers",
+		Short:         "Load balancer for Linux directors: a table true to the health of real servers, addresses that outlive a director",
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -50,8 +51,8 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(
 		runCommand(), reloadCommand(), checkCommand(),
 		statusCommand(), eventsCommand(),
-		drainCommand(), enableCommand(), weightCommand(),
-		realserverCommand(), versionCommand(),
+		drainCommand(), enableCommand(), weightCommand(), failoverCommand(),
+		realserverCommand(), releaseCommand(), versionCommand(),
 	)
 	return root
 }

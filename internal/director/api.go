@@ -20,12 +20,15 @@ import (
 
 	"poise/checker"
 	"poise/internal/status"
+	"poise/vrrp"
 )
 
 // controlHandler serves the control socket: reading, and the operator's intents.
 func (p *parent) controlHandler() http.Handler {
 	mux := p.readOnly()
 	mux.HandleFunc("POST /v1/services/{service}/servers/{server}/{intent}", p.postIntent)
+	mux.HandleFunc("POST /v1/routers/{router}/hold", p.postHold)
+	mux.HandleFunc("POST /v1/routers/{router}/release", p.postRelease)
 	mux.HandleFunc("POST /v1/reload", p.postReload)
 	return mux
 }
@@ -124,13 +127,8 @@ func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("server %q: not an address and port such as 10.0.0.7:80", r.PathValue("server")), http.StatusBadRequest)
 		return
 	}
-	var request IntentRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxIntentRequest)).Decode(&request); err != nil && !errors.Is(err, io.EOF) {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	if strings.ContainsFunc(request.Reason, unicode.IsControl) || len(request.Reason) > maxReason {
-		http.Error(w, fmt.Sprintf("reason: must be one line of at most %d bytes", maxReason), http.StatusBadRequest)
+	request, ok := readIntent(w, r)
+	if !ok {
 		return
 	}
 	key := checker.Key{Service: r.PathValue("service"), Server: server}
@@ -162,16 +160,97 @@ func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 	}
 	e.Cause = "asked" + because(&intent)
 	err = p.intend(r.Context(), key, change, e)
-	if _, unknown := errors.AsType[unknownServer](err); unknown {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	if refuse(w, err) {
 		return
 	}
 	_ = json.NewEncoder(w).Encode(p.server(r.Context(), key, time.Now())) // fails only when the client has gone
 }
+
+// readIntent reads what came with a wish, or answers what is wrong with it.
+func readIntent(w http.ResponseWriter, r *http.Request) (request IntentRequest, ok bool) {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxIntentRequest)).Decode(&request); err != nil && !errors.Is(err, io.EOF) {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return request, false
+	}
+	if strings.ContainsFunc(request.Reason, unicode.IsControl) || len(request.Reason) > maxReason {
+		http.Error(w, fmt.Sprintf("reason: must be one line of at most %d bytes", maxReason), http.StatusBadRequest)
+		return request, false
+	}
+	return request, true
+}
+
+// refuse answers why a wish was not carried out, if it was not.
+func refuse(w http.ResponseWriter, err error) bool {
+	if err == nil {
+		return false
+	}
+	code := http.StatusServiceUnavailable
+	if _, isUnknown := errors.AsType[unknown](err); isUnknown {
+		code = http.StatusNotFound
+	}
+	http.Error(w, err.Error(), code)
+	return true
+}
+
+// postHold hands a router's addresses over, and answers when another node has them or nobody came.
+func (p *parent) postHold(w http.ResponseWriter, r *http.Request) {
+	request, ok := readIntent(w, r)
+	if !ok {
+		return
+	}
+	name := r.PathValue("router")
+	hold := status.Hold{Reason: request.Reason, By: peerOf(r.Context()), At: time.Now()}
+	cause := "asked by " + hold.By
+	if hold.Reason != "" {
+		cause += ": " + hold.Reason
+	}
+	e := status.Event{Level: slog.LevelInfo, What: "router held", Router: name, Cause: cause}
+	err := p.intendRouter(r.Context(), name, func(h holds) holds {
+		if former := h.of(name); former != nil && hold.Reason == "" {
+			hold.Reason = former.Reason
+		}
+		return h.with(name, hold)
+	}, e)
+	if refuse(w, err) {
+		return
+	}
+	p.answerRouter(w, r, name)
+}
+
+// postRelease ends what postHold began.
+func (p *parent) postRelease(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("router")
+	e := status.Event{Level: slog.LevelInfo, What: "router no longer held", Router: name, Cause: "asked by " + peerOf(r.Context())}
+	err := p.intendRouter(r.Context(), name, func(h holds) holds { return h.without(name) }, e)
+	if refuse(w, err) {
+		return
+	}
+	p.answerRouter(w, r, name)
+}
+
+// answerRouter answers with the router as it is when nothing is being handed over any more.
+func (p *parent) answerRouter(w http.ResponseWriter, r *http.Request, name string) {
+	for {
+		out := status.Router{Name: name}
+		for _, router := range p.view.snapshot(r.Context(), time.Now()).Routers {
+			if router.Name == name {
+				out = router
+			}
+		}
+		if out.State == vrrp.Master || out.Hold == nil || !out.Serving {
+			_ = json.NewEncoder(w).Encode(out) // fails only when the client has gone
+			return
+		}
+		select {
+		case <-time.After(handoverPoll):
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// handoverPoll is how often a hand-over is looked at: it is over within milliseconds, or within about a second.
+const handoverPoll = 20 * time.Millisecond
 
 // server is one server as it is after the moment given.
 func (p *parent) server(ctx context.Context, key checker.Key, since time.Time) status.Server {

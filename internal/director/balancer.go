@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"poise/internal/host"
 	"poise/internal/status"
 	"poise/ipvsctl"
+	"poise/vrrp"
 )
 
 // tickInterval is how often the kernel is compared with what is wanted although nothing happened here:
@@ -27,9 +29,7 @@ const tickInterval = 5 * time.Second
 type balancer struct {
 	conn *conn
 	log  *slog.Logger
-	// To the parent; bounded, so that one that hangs stops nothing here. Answers have a way of their own:
-	// however many events there are, they get through.
-	events, answers chan message
+	out  *outbox
 
 	checks *checker.Loop
 	client *ipvsctl.Client
@@ -84,8 +84,7 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	b := &balancer{
 		conn:     c,
 		log:      log,
-		events:   make(chan message, ringSize),
-		answers:  make(chan message, maxQuestions),
+		out:      newOutbox(c, log),
 		checks:   checker.NewLoop(),
 		totals:   &status.Totals{},
 		services: make(map[string]*serviceState),
@@ -102,22 +101,19 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 	defer cancel(nil)
 	requests := make(chan message)
 	running.Go(func() { cancel(readRequests(ctx, c, requests)) })
-	running.Go(func() { b.send(ctx) })
 	running.Go(func() { _ = b.checks.Run(ctx) }) // ends with ctx, whose cause is said below
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 
 	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
 		return err
 	}
+	go b.out.run()
+	defer b.out.flush()
 	if err := b.loop(ctx, requests); !errors.Is(err, errStopped) {
 		return err
 	}
 	return nil
 }
-
-// maxQuestions is how many of the parent's requests may be unanswered. It asks for one snapshot and sends one
-// ping at a time, and waits for all else.
-const maxQuestions = 16
 
 // errStopped is how the balancer ends when it was asked to.
 var errStopped = errors.New("stopped")
@@ -136,12 +132,9 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			if err := b.handle(ctx, m, &answer); err != nil {
 				answer.Error = err.Error()
 			}
+			b.out.put(answer, true)
 			if m.Kind == kindStop {
-				return errors.Join(errStopped, b.conn.send(answer))
-			}
-			select {
-			case b.answers <- answer:
-			default: // the parent has stopped reading and will not miss it
+				return errStopped
 			}
 		case r := <-b.checks.Reports():
 			if b.reports(r) {
@@ -347,12 +340,14 @@ func (b *balancer) decide(s *serviceState) {
 	}
 }
 
-// lookForVIPs says which VIPs are not, or again, addresses of this host. It may be right that one is not:
-// another director may hold it.
+// lookForVIPs says which VIPs are not, or again, addresses of this host. Those of routers come and go, and the
+// elector says so; of the others too it may be right that one is not here.
 func (b *balancer) lookForVIPs() {
 	var vips []netip.Addr
 	for _, service := range b.cfg.Services {
-		vips = append(vips, service.Key().Addr.Addr())
+		if vip := service.Key().Addr.Addr(); !b.routed(vip) {
+			vips = append(vips, vip)
+		}
 	}
 	local, err := host.Local(vips)
 	b.unseen.set(err, b.emit, "VIPs cannot be looked for", "VIPs are looked for again")
@@ -374,6 +369,11 @@ func (b *balancer) lookForVIPs() {
 	}
 }
 
+// routed tells whether a VIP is one of a router's addresses.
+func (b *balancer) routed(vip netip.Addr) bool {
+	return slices.ContainsFunc(b.cfg.Routers, func(c vrrp.Config) bool { return slices.Contains(c.All(), vip) })
+}
+
 // stop ends as the configuration says.
 func (b *balancer) stop(ctx context.Context) error {
 	if b.cfg == nil || b.cfg.Global.OnStop == config.Leave {
@@ -386,32 +386,8 @@ func (b *balancer) stop(ctx context.Context) error {
 	return b.fwd.undo()
 }
 
-// emit records a decision: in the log now, and in the parent's ring as soon as it takes it.
-func (b *balancer) emit(e status.Event) {
-	e.Time = time.Now()
-	logEvent(b.log, e)
-	select {
-	case b.events <- message{Kind: kindEvent, Event: &e}:
-	default:
-		b.totals.Lost++
-	}
-}
-
-// send writes to the parent. Only this goroutine waits until it reads.
-func (b *balancer) send(ctx context.Context) {
-	for {
-		var m message
-		select {
-		case <-ctx.Done():
-			return
-		case m = <-b.answers:
-		case m = <-b.events:
-		}
-		if b.conn.send(m) != nil {
-			return // the reader sees the same end and says so
-		}
-	}
-}
+// emit records a decision.
+func (b *balancer) emit(e status.Event) { b.out.event(e, false) }
 
 // readRequests hands the parent's requests to the loop until the parent is gone, and says why it ended.
 func readRequests(ctx context.Context, c *conn, requests chan<- message) error {

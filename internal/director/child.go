@@ -33,26 +33,45 @@ type child struct {
 // helloTimeout bounds the time from exec to the first word: reading the binary and taking hold of the kernel.
 const helloTimeout = 20 * time.Second
 
-// startChild starts this same program in another role. The child inherits its end of a socket pair and
-// lock, which stays taken for as long as any of the two processes lives.
-func startChild(ctx context.Context, role string, args []string, lock *os.File, events func(status.Event)) (*child, error) {
+// birth is what a child begins life with.
+type birth struct {
+	role   string
+	args   []string
+	lock   *os.File // stays taken for as long as any process that has it lives
+	beats  *os.File // the elector's
+	events func(status.Event)
+}
+
+// startChild starts this same program in another role. The child inherits its end of a socket pair and the files.
+func startChild(ctx context.Context, b birth) (*child, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Args[0] = childName(role)
+	cmd := exec.Command("/proc/self/exe", b.args...)
+	cmd.Args[0] = childName(b.role)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	cmd.ExtraFiles = []*os.File{theirs, lock}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.ExtraFiles = []*os.File{theirs, b.lock}
+	start := cmd.Start
+	if b.role == roleElector {
+		// No death signal: when the parent is gone it has addresses to hand over. It hears of it by the socket.
+		cmd.ExtraFiles = append(cmd.ExtraFiles, b.beats)
+		start = func() (err error) {
+			withRealtime(func() { err = cmd.Start() })
+			return err
+		}
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 
-	c := &child{role: role, conn: ours, ended: make(chan struct{}), waiting: make(map[uint64]chan message)}
+	c := &child{role: b.role, conn: ours, ended: make(chan struct{}), waiting: make(map[uint64]chan message)}
 	started := make(chan error, 1)
 	go func() {
-		// The death signal is sent when the thread that forked ends, so this one must live as long as the child.
+		// The death signal is sent when the thread that forked ends, so this one must live as long as the child. And
+		// precedence is a thread's, too.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := start()
 		theirs.Close()
 		if err == nil {
 			c.process = cmd.Process
@@ -65,13 +84,13 @@ func startChild(ctx context.Context, role string, args []string, lock *os.File, 
 	}()
 	if err := <-started; err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("start the %s: %w", role, err)
+		return nil, fmt.Errorf("start the %s: %w", b.role, err)
 	}
 	if err := c.greet(ctx); err != nil {
 		c.kill()
 		return nil, err
 	}
-	go c.listen(events)
+	go c.listen(b.events)
 	return c, nil
 }
 

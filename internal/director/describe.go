@@ -27,6 +27,7 @@ func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
 		Sysctls: slices.Clone(b.fwd.plan),
 		Totals:  *b.totals,
 	}
+	snap.Totals.Lost = b.out.missed()
 	if time.Since(b.ownFault.last) < ownFaultPause {
 		snap.OwnFault = b.ownFault.cause
 	}
@@ -45,12 +46,13 @@ func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
 // describe is one service as the kernel has it, beside what is wanted of it and why.
 func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsctl.ServiceStats) status.Service {
 	service := s.config
+	vip := service.Key().Addr.Addr()
 	out := status.Service{
 		Name:        service.Name,
 		Key:         service.Key(),
 		Scheduler:   string(service.Scheduler),
 		Forward:     service.Forward,
-		NoVIP:       !b.vips[service.Key().Addr.Addr()],
+		NoVIP:       !b.vips[vip] && !b.routed(vip),
 		Up:          s.decision.up,
 		Why:         s.decision.why,
 		Quorum:      service.Quorum,

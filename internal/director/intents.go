@@ -12,6 +12,7 @@ import (
 	"poise/config"
 	"poise/internal/host"
 	"poise/internal/status"
+	"poise/vrrp"
 )
 
 // intents are what operators want of servers, whatever their checks say. The parent owns them: they
@@ -83,23 +84,74 @@ func hasServer(cfg *config.Config, key checker.Key) bool {
 	})
 }
 
-func loadIntents(path string) (intents, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var in intents
-	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, fmt.Errorf("%s: %w: remove the file to forget what was drained", path, err)
-	}
-	return in, nil
+// holds are the routers that operators want not to serve here. Like intents they are the parent's, and survive the same.
+type holds []routerHold
+
+type routerHold struct {
+	Router string `json:"router"`
+	status.Hold
 }
 
-func (in intents) save(path string) error {
-	data, err := json.MarshalIndent(in, "", "  ")
+func (h holds) of(router string) *status.Hold {
+	for i := range h {
+		if h[i].Router == router {
+			return &h[i].Hold
+		}
+	}
+	return nil
+}
+
+func (h holds) without(router string) holds {
+	return slices.DeleteFunc(slices.Clone(h), func(r routerHold) bool { return r.Router == router })
+}
+
+func (h holds) with(router string, hold status.Hold) holds {
+	return append(h.without(router), routerHold{router, hold})
+}
+
+// follow returns the holds after a change of the configuration: a router that was only renamed stays held.
+func (h holds) follow(before, after *config.Config) holds {
+	next := slices.Clone(h)
+	for i, r := range next {
+		was := slices.IndexFunc(before.Routers, func(c vrrp.Config) bool { return c.Name == r.Router })
+		if was < 0 || hasRouter(after, r.Router) {
+			continue
+		}
+		for _, c := range after.Routers {
+			if c.SameRouter(before.Routers[was]) && h.of(c.Name) == nil {
+				next[i].Router = c.Name
+			}
+		}
+	}
+	return next
+}
+
+func hasRouter(cfg *config.Config, name string) bool {
+	return slices.ContainsFunc(cfg.Routers, func(c vrrp.Config) bool { return c.Name == name })
+}
+
+// wishes are all that operators want, as it is recorded.
+type wishes struct {
+	Servers intents `json:"servers,omitempty"`
+	Routers holds   `json:"routers,omitempty"`
+}
+
+func loadWishes(path string) (w wishes, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return wishes{}, nil
+	}
+	if err != nil {
+		return wishes{}, err
+	}
+	if err := json.Unmarshal(data, &w); err != nil {
+		return wishes{}, fmt.Errorf("%s: %w: remove the file to forget what was drained and held", path, err)
+	}
+	return w, nil
+}
+
+func (w wishes) save(path string) error {
+	data, err := json.MarshalIndent(w, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -28,9 +28,10 @@ type kind string
 const (
 	// From the parent, each answered with the same ID.
 	kindPrepare  kind = "prepare"  // Epoch, Config: could you run this? With Resume: you will, it was in force already
-	kindCommit   kind = "commit"   // Epoch, Intents: run what was prepared; answered when the kernel agrees
+	kindCommit   kind = "commit"   // Epoch, Intents, Holds: run what was prepared; answered when the kernel agrees. With Ready: and as kindReady
+	kindReady    kind = "ready"    // what is behind the addresses is in place: stand for election
 	kindAbort    kind = "abort"    // Epoch: forget what was prepared
-	kindIntents  kind = "intents"  // Intents: the operator's wishes, whole; answered when the kernel agrees
+	kindIntents  kind = "intents"  // Intents, Holds: the operator's wishes, whole; answered when the kernel agrees
 	kindSnapshot kind = "snapshot" // answered with Snapshot
 	kindPing     kind = "ping"     // are you there?
 	kindStop     kind = "stop"     // finish as on_stop says, answer and exit
@@ -50,7 +51,9 @@ type message struct {
 	Epoch    uint64           `json:"epoch,omitempty"`
 	Config   *config.Config   `json:"config,omitempty"`
 	Resume   bool             `json:"resume,omitempty"`
+	Ready    bool             `json:"ready,omitempty"`
 	Intents  intents          `json:"intents,omitempty"`
+	Holds    holds            `json:"holds,omitempty"`
 	Snapshot *status.Snapshot `json:"snapshot,omitempty"`
 	Event    *status.Event    `json:"event,omitempty"`
 	Error    string           `json:"error,omitempty"`

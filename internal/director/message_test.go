@@ -12,6 +12,7 @@ import (
 	"poise/checker"
 	"poise/config"
 	"poise/internal/status"
+	"poise/vrrp"
 )
 
 // script is a connection that delivers fixed bytes.
@@ -105,23 +106,39 @@ func TestRing(t *testing.T) {
 	}
 }
 
-func TestIntentsFile(t *testing.T) {
-	path := t.TempDir() + "/intents.json"
-	if in, err := loadIntents(path); in != nil || err != nil {
-		t.Fatalf("without a file: %v, %v", in, err)
+func TestWishesFile(t *testing.T) {
+	path := t.TempDir() + "/wishes.json"
+	if w, err := loadWishes(path); w.Servers != nil || w.Routers != nil || err != nil {
+		t.Fatalf("without a file: %v, %v", w, err)
 	}
 	web := checker.Key{Service: "web", Server: netip.MustParseAddrPort("10.0.0.7:80")}
 	dns := checker.Key{Service: "dns", Server: web.Server}
-	in := intents{}.with(web, status.Intent{Drain: true, By: "root"}).with(dns, status.Intent{Weight: new(3)})
-	if err := in.save(path); err != nil {
+	w := wishes{
+		Servers: intents{}.with(web, status.Intent{Drain: true, By: "root"}).with(dns, status.Intent{Weight: new(3)}),
+		Routers: holds{}.with("public", status.Hold{Reason: "kernel", By: "root"}),
+	}
+	if err := w.save(path); err != nil {
 		t.Fatal(err)
 	}
-	got, err := loadIntents(path)
-	if err != nil || !got.of(web).Drain || *got.of(dns).Weight != 3 {
+	got, err := loadWishes(path)
+	if err != nil || !got.Servers.of(web).Drain || *got.Servers.of(dns).Weight != 3 || got.Routers.of("public").Reason != "kernel" {
 		t.Errorf("reads back as %+v, %v", got, err)
 	}
-	if got.without(web).of(web) != nil || got.of(web) == nil {
+	if got.Servers.without(web).of(web) != nil || got.Servers.of(web) == nil || got.Routers.without("public").of("public") != nil || got.Routers.of("public") == nil {
 		t.Error("without must return another value and leave its receiver alone")
+	}
+}
+
+func TestHoldsFollow(t *testing.T) {
+	of := func(name string, vrid uint8) *config.Config {
+		return &config.Config{Routers: []vrrp.Config{{Name: name, VRID: vrid, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}}}
+	}
+	h := holds{}.with("public", status.Hold{By: "root"})
+	if got := h.follow(of("public", 51), of("front", 51)); got.of("front") == nil || got.of("public") != nil {
+		t.Errorf("renamed: %v", got)
+	}
+	if got := h.follow(of("public", 51), of("front", 52)); got.of("front") != nil || got.of("public") == nil {
+		t.Errorf("another router in its place: %v", got)
 	}
 }
 

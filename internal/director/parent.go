@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	"poise/config"
 	"poise/internal/host"
 	"poise/internal/status"
+	"poise/vrrp"
 )
 
 // Options are what the command line says.
@@ -53,9 +56,14 @@ type parent struct {
 	epoch    uint64
 	loaded   time.Time
 	rejected string // why the last reload was not taken
-	intents  intents
-	supervisor
+	wishes   wishes
+
+	balancer, elector *ward
+	pongs             chan pong
+	beats             *os.File // memory that one elector leaves to the next; nil before the first
 }
+
+func (p *parent) wards() []*ward { return []*ward{p.balancer, p.elector} }
 
 // Run is the director daemon: it returns when SIGTERM or SIGINT has been carried out, or with the
 // reason why it could not begin. What it finds out before it touches the kernel changes nothing.
@@ -67,10 +75,7 @@ func Run(ctx context.Context, o Options) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	p := &parent{Options: o, events: newRing(), requests: make(chan func())}
-	p.pongs = make(chan pong)
-	p.restart = time.NewTimer(0)
-	p.restart.Stop()
+	p := newParent(o)
 	cfg, err := config.Load(o.ConfigFile)
 	if err != nil {
 		return err
@@ -88,6 +93,13 @@ func Run(ctx context.Context, o Options) error {
 	return p.loop(ctx, hup)
 }
 
+func newParent(o Options) *parent {
+	return &parent{
+		Options: o, events: newRing(), requests: make(chan func()), pongs: make(chan pong),
+		balancer: newBalancerWard(), elector: newElectorWard(),
+	}
+}
+
 // listen takes what only one daemon can have.
 func (p *parent) listen(cfg *config.Config) (err error) {
 	defer func() {
@@ -98,7 +110,7 @@ func (p *parent) listen(cfg *config.Config) (err error) {
 	if err := os.MkdirAll(p.RuntimeDir, 0o755); err != nil {
 		return fmt.Errorf("runtime directory: %w", err)
 	}
-	if p.intents, err = loadIntents(p.intentsFile()); err != nil {
+	if p.wishes, err = loadWishes(p.wishesFile()); err != nil {
 		return err
 	}
 	if p.lock, err = takeLock(); err != nil {
@@ -123,53 +135,181 @@ func (p *parent) close() {
 	}
 }
 
-func (p *parent) intentsFile() string { return filepath.Join(p.RuntimeDir, "intents.json") }
+func (p *parent) wishesFile() string { return filepath.Join(p.RuntimeDir, "wishes.json") }
 
-// begin starts the balancer with the first configuration.
-func (p *parent) begin(ctx context.Context, cfg *config.Config) error {
-	b, err := p.startBalancer(ctx)
+// tableTime is how long a node that starts waits for its table before it stands for election: with nothing behind the
+// addresses it should not take them from another, but better a late table than no address at all.
+const tableTime = 10 * time.Second
+
+// begin starts the children with the first configuration.
+func (p *parent) begin(ctx context.Context, cfg *config.Config) (err error) {
+	p.cfg = cfg // there is no former one that wishes could follow from
+	p.releaseLeft()
+	// A signal to stop waits until what was begun is whole, and then undoes it as configured.
+	whole := context.WithoutCancel(ctx)
+	defer func() {
+		if err != nil {
+			p.end()
+		}
+	}()
+	if err := p.prepare(ctx, cfg); err != nil {
+		return err
+	}
+	p.saveLeft(cfg.Routers)
+	if err := p.commitTo(whole, p.elector, p.wishes, false); err != nil {
+		return err
+	}
+	table := make(chan error, 1)
+	go func() { table <- p.commitTo(whole, p.balancer, p.wishes, false) }()
+	select {
+	case err = <-table:
+		p.vouch(whole)
+	case <-time.After(tableTime):
+		p.vouch(whole)
+		err = <-table
+	}
 	if err != nil {
 		return err
 	}
-	p.balancer, p.heard = b, time.Now()
-	p.cfg = cfg // there is no former one that intents could follow from
-	// A signal to stop waits until what was begun is whole, and then undoes it as configured.
+	p.committed(cfg, p.wishes)
+	return nil
+}
+
+// vouch lets the elector stand for election.
+func (p *parent) vouch(ctx context.Context) {
+	if p.elector.child != nil {
+		_, _ = p.elector.child.ask(ctx, askTimeout, message{Kind: kindReady}) // one that is gone is seen by the loop
+	}
+}
+
+// end ends the children of a start that failed. What the elector has it hands over.
+func (p *parent) end() {
+	if p.elector.child != nil {
+		_, _ = p.elector.child.ask(context.Background(), askTimeout, message{Kind: kindStop})
+	}
+	for _, w := range p.wards() {
+		if w.child != nil {
+			w.child.kill()
+		}
+	}
+}
+
+// prepare asks the children whether they could carry out cfg, and starts those that it needs. When one could not,
+// everything is as before.
+func (p *parent) prepare(ctx context.Context, cfg *config.Config) error {
 	whole := context.WithoutCancel(ctx)
-	_, err = b.ask(whole, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg})
-	if err == nil {
-		err = p.commit(whole, cfg)
+	var fresh []*ward
+	for _, w := range p.wards() {
+		var err error
+		if w.child == nil && w.wanted(cfg) {
+			if err = p.start(ctx, w); err == nil {
+				fresh = append(fresh, w)
+			}
+		}
+		if err == nil && w.child != nil {
+			_, err = w.child.ask(whole, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: w.part(cfg)})
+		}
+		if err != nil {
+			p.abort(fresh)
+			return err
+		}
 	}
-	if err != nil {
-		b.kill()
+	return nil
+}
+
+// abort makes the children forget what they prepared; those that were started for it end.
+func (p *parent) abort(fresh []*ward) {
+	for _, w := range p.wards() {
+		switch {
+		case w.child == nil:
+		case slices.Contains(fresh, w):
+			w.child.kill()
+			w.child = nil
+		default:
+			// Not heard by one that hangs; a later prepare replaces this one anyway.
+			_ = w.child.conn.send(message{Kind: kindAbort, Epoch: p.epoch + 1})
+		}
 	}
+}
+
+// commit makes a prepared configuration the one in force. What comes is served before it is claimed; what goes is given up
+// before it is no longer served.
+func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
+	next := wishes{p.wishes.Servers.follow(p.cfg, cfg), p.wishes.Routers.follow(p.cfg, cfg)}
+	order := []*ward{p.balancer, p.elector}
+	if losesAddress(p.cfg, cfg) {
+		slices.Reverse(order)
+	}
+	p.saveLeft(slices.Concat(p.cfg.Routers, cfg.Routers))
+	for _, w := range order {
+		if err := p.commitTo(ctx, w, next, true); err != nil {
+			return err
+		}
+	}
+	p.saveLeft(cfg.Routers)
+	p.committed(cfg, next)
+	for _, w := range p.wards() {
+		if w.child != nil && !w.wanted(cfg) {
+			_, _ = w.child.ask(ctx, commitTimeout, message{Kind: kindStop}) // it has nothing left to do
+			w.child.kill()
+			w.child = nil
+			p.setProblem(w, "")
+		}
+	}
+	return nil
+}
+
+// commitTo tells one child to carry out what it prepared.
+func (p *parent) commitTo(ctx context.Context, w *ward, next wishes, ready bool) error {
+	if w.child == nil {
+		return nil
+	}
+	_, err := w.child.ask(ctx, commitTimeout, message{
+		Kind: kindCommit, Epoch: p.epoch + 1, Intents: next.Servers, Holds: next.Routers, Ready: ready,
+	})
 	return err
 }
 
-// commit makes a prepared configuration the one in force.
-func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
-	next := p.intents.follow(p.cfg, cfg)
-	_, err := p.balancer.ask(ctx, commitTimeout, message{Kind: kindCommit, Epoch: p.epoch + 1, Intents: next})
-	if err != nil {
-		return err
+// losesAddress tells whether some virtual address of before is none after.
+func losesAddress(before, after *config.Config) bool {
+	var kept []netip.Addr
+	for _, c := range after.Routers {
+		kept = append(kept, c.All()...)
 	}
-	for i, s := range next {
-		if hasServer(p.cfg, p.intents[i].Key) && !hasServer(cfg, s.Key) {
+	return slices.ContainsFunc(before.Routers, func(c vrrp.Config) bool {
+		return slices.ContainsFunc(c.All(), func(a netip.Addr) bool { return !slices.Contains(kept, a) })
+	})
+}
+
+// saveLeft records which routers' addresses may be on this host from now on.
+func (p *parent) saveLeft(routers []vrrp.Config) {
+	if err := saveLeft(p.RuntimeDir, routers); err != nil {
+		p.emit(status.Event{Level: slog.LevelError, What: "routers not recorded, a killed daemon may leave addresses behind", Cause: err.Error()})
+	}
+}
+
+// committed takes note of the configuration in force.
+func (p *parent) committed(cfg *config.Config, next wishes) {
+	for i, s := range next.Servers {
+		if hasServer(p.cfg, p.wishes.Servers[i].Key) && !hasServer(cfg, s.Key) {
 			p.emit(status.Event{
 				Level: slog.LevelWarn, What: "server left the configuration, what was asked for it waits",
 				Service: s.Service, Server: s.Server, Cause: "asked" + because(&s.Intent),
 			})
 		}
 	}
-	p.cfg, p.loaded, p.rejected, p.heard = cfg, time.Now(), "", time.Now()
+	p.cfg, p.loaded, p.rejected = cfg, time.Now(), ""
 	p.epoch++
-	p.setIntents(next)
-	return nil
+	for _, w := range p.wards() {
+		w.heard = time.Now()
+	}
+	p.setWishes(next)
 }
 
-// setIntents remembers what operators want.
-func (p *parent) setIntents(in intents) {
-	p.intents = in
-	if err := in.save(p.intentsFile()); err != nil {
+// setWishes remembers what operators want.
+func (p *parent) setWishes(w wishes) {
+	p.wishes = w
+	if err := w.save(p.wishesFile()); err != nil {
 		p.emit(status.Event{Level: slog.LevelError, What: "intents not recorded, a restart forgets them", Cause: err.Error()})
 	}
 	p.publish()
@@ -182,11 +322,13 @@ func (p *parent) loop(ctx context.Context, hup <-chan os.Signal) error {
 	p.api.serve(p)
 	defer func() { p.api.Close() }() // whichever it is then
 
-	p.emit(status.Event{Level: slog.LevelInfo, What: "running", Cause: fmt.Sprintf("%s, services: %d", p.ConfigFile, len(p.cfg.Services))})
+	p.emit(status.Event{
+		Level: slog.LevelInfo, What: "running",
+		Cause: fmt.Sprintf("%s, routers: %d, services: %d", p.ConfigFile, len(p.cfg.Routers), len(p.cfg.Services)),
+	})
 	notify("READY=1")
 	pings := time.NewTicker(pingInterval)
 	defer pings.Stop()
-	defer p.restart.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -196,17 +338,31 @@ func (p *parent) loop(ctx context.Context, hup <-chan os.Signal) error {
 		case do := <-p.requests:
 			do()
 		case <-pings.C:
-			p.ping(ctx)
+			for _, w := range p.wards() {
+				p.ping(ctx, w)
+			}
+			go p.view.snapshot(ctx, time.Now().Add(-wordsInterval))
 		case answer := <-p.pongs:
 			p.ponged(answer)
-		case <-p.gone():
-			p.balancerDied()
-		case <-p.restart.C:
-			if err := p.reviveBalancer(context.WithoutCancel(ctx)); err != nil {
-				p.emit(status.Event{Level: slog.LevelError, What: "balancer not restarted", Cause: err.Error()})
-				p.restartIn(p.backoff, "cannot be started ("+err.Error()+")")
-			}
+		case <-p.balancer.gone():
+			p.died(p.balancer)
+		case <-p.elector.gone():
+			p.died(p.elector)
+		case <-p.balancer.restart.C:
+			p.tryRevive(ctx, p.balancer)
+		case <-p.elector.restart.C:
+			p.tryRevive(ctx, p.elector)
 		}
+	}
+}
+
+func (p *parent) tryRevive(ctx context.Context, w *ward) {
+	if w.child != nil || !w.wanted(p.cfg) {
+		return // a reload was faster
+	}
+	if err := p.revive(context.WithoutCancel(ctx), w); err != nil {
+		p.emit(status.Event{Level: slog.LevelError, What: w.role + " not restarted", Cause: err.Error()})
+		p.restartLater(w, "cannot be started ("+err.Error()+")")
 	}
 }
 
@@ -234,8 +390,10 @@ func (p *parent) tryReload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.balancer == nil {
-		return errors.New("the balancer is being restarted, try again")
+	for _, w := range p.wards() {
+		if w.child == nil && w.wanted(p.cfg) {
+			return fmt.Errorf("the %s is being restarted, try again", w.role)
+		}
 	}
 	api := p.api
 	if cfg.Global.API != p.cfg.Global.API {
@@ -243,9 +401,7 @@ func (p *parent) tryReload(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := p.balancer.ask(ctx, prepareTimeout, message{Kind: kindPrepare, Epoch: p.epoch + 1, Config: cfg}); err != nil {
-		// Not heard when it is the balancer that hangs; a later prepare replaces this one anyway.
-		_ = p.balancer.conn.send(message{Kind: kindAbort, Epoch: p.epoch + 1})
+	if err := p.prepare(ctx, cfg); err != nil {
 		if api != p.api {
 			api.Close()
 		}
@@ -255,8 +411,12 @@ func (p *parent) tryReload(ctx context.Context) error {
 		if api != p.api {
 			api.Close()
 		}
-		// Half carried out at worst: the next balancer begins with the configuration that was in force.
-		p.balancer.kill()
+		// Half carried out at worst: the next children begin with the configuration that was in force.
+		for _, w := range p.wards() {
+			if w.child != nil {
+				w.child.kill()
+			}
+		}
 		return fmt.Errorf("%w: the former configuration is being restored", err)
 	}
 	if api != p.api {
@@ -267,30 +427,54 @@ func (p *parent) tryReload(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the balancer, which leaves or removes the table as configured.
+// stop ends the children: the addresses are handed over first, and then the table is left or removed as configured.
 func (p *parent) stop(cause error) error {
 	notify("STOPPING=1")
 	p.emit(status.Event{Level: slog.LevelInfo, What: "stopping", Cause: fmt.Sprintf("%v, on_stop = %s", cause, p.cfg.Global.OnStop)})
+	err := p.stopElector()
+	return errors.Join(err, p.stopBalancer())
+}
+
+// stopElector hands the addresses over.
+func (p *parent) stopElector() error {
+	w := p.elector
+	if w.child == nil {
+		p.releaseLeft()
+		return nil
+	}
+	_, err := w.child.ask(context.Background(), commitTimeout, message{Kind: kindStop})
+	w.child.kill()
+	if err != nil {
+		p.releaseLeft()
+		return err
+	}
+	p.saveLeft(nil)
+	return nil
+}
+
+// stopBalancer leaves or removes the table.
+func (p *parent) stopBalancer() error {
+	w := p.balancer
 	select {
-	case <-p.gone():
-		p.balancerDied()
+	case <-w.gone():
+		p.died(w)
 	default:
 	}
 	ctx := context.Background() // the loop's has ended: that is why this is happening
 	timeout := askTimeout
 	if p.cfg.Global.OnStop == config.Remove {
 		timeout = commitTimeout
-		if p.balancer == nil { // it died a moment ago, and there is work for one more
-			if err := p.reviveBalancer(ctx); err != nil {
+		if w.child == nil && w.wanted(p.cfg) { // it died a moment ago, and there is work for one more
+			if err := p.revive(ctx, w); err != nil {
 				return fmt.Errorf("on_stop = remove, but nothing was removed: %w", err)
 			}
 		}
 	}
-	if p.balancer == nil {
+	if w.child == nil {
 		return nil
 	}
-	defer p.balancer.kill()
-	_, err := p.balancer.ask(ctx, timeout, message{Kind: kindStop})
+	defer w.child.kill()
+	_, err := w.child.ask(ctx, timeout, message{Kind: kindStop})
 	if p.cfg.Global.OnStop == config.Leave {
 		return nil // there was nothing to do for it
 	}
@@ -316,17 +500,52 @@ func (p *parent) do(ctx context.Context, f func() error) error {
 // publish shows the parent's state to the HTTP handlers.
 func (p *parent) publish() {
 	own := status.Snapshot{
-		Time:     time.Now(),
-		Node:     p.cfg.Global.Node,
-		Version:  p.Version,
-		Config:   status.Config{File: p.ConfigFile, Epoch: p.epoch, Loaded: p.loaded, Rejected: p.rejected},
-		Balancer: status.Balancer{Restarts: p.restarts, Problem: p.problem},
-		Dormant:  p.intents.dormant(p.cfg),
+		Time:    time.Now(),
+		Node:    p.cfg.Global.Node,
+		Version: p.Version,
+		Config:  status.Config{File: p.ConfigFile, Epoch: p.epoch, Loaded: p.loaded, Rejected: p.rejected},
+		Dormant: p.wishes.Servers.dormant(p.cfg),
 	}
-	if p.balancer != nil {
-		own.Balancer.PID = p.balancer.process.Pid
+	if w := p.balancer; w.wanted(p.cfg) {
+		own.Balancer = status.Balancer{PID: w.pid(), Restarts: w.restarts, Problem: w.problem}
 	}
-	p.view.publish(own, p.balancer)
+	if w := p.elector; w.wanted(p.cfg) {
+		own.Elector = status.Elector{PID: w.pid(), Restarts: w.restarts, Problem: w.problem}
+	}
+	p.view.publish(own, p.balancer.child, p.elector.child)
+}
+
+// intendRouter carries out an operator's wish about one router; like intend.
+func (p *parent) intendRouter(ctx context.Context, router string, change func(holds) holds, e status.Event) error {
+	return p.do(ctx, func() error {
+		if !hasRouter(p.cfg, router) && p.wishes.Routers.of(router) == nil {
+			var names []string
+			for _, c := range p.cfg.Routers {
+				names = append(names, c.Name)
+			}
+			if names == nil {
+				return unknown("there is no router in the configuration")
+			}
+			return unknown(fmt.Sprintf("there is no router %q; there are %s", router, few(names)))
+		}
+		next := p.wishes
+		next.Routers = change(next.Routers)
+		p.setWishes(next)
+		p.emit(e)
+		return p.tellWishes(ctx, p.elector)
+	})
+}
+
+// tellWishes tells a child what operators want.
+func (p *parent) tellWishes(ctx context.Context, w *ward) error {
+	if w.child == nil {
+		return fmt.Errorf("recorded; the %s is being restarted and will do it", w.role)
+	}
+	m := message{Kind: kindIntents, Intents: p.wishes.Servers, Holds: p.wishes.Routers}
+	if _, err := w.child.ask(context.WithoutCancel(ctx), askTimeout, m); err != nil {
+		return fmt.Errorf("recorded, but not done yet: %w", err)
+	}
+	return nil
 }
 
 // intend carries out an operator's wish about one server. It is the parent's to remember: once recorded, it
@@ -336,27 +555,22 @@ func (p *parent) intend(ctx context.Context, key checker.Key, change func(intent
 		if err := p.mayIntend(key); err != nil {
 			return err
 		}
-		p.setIntents(change(p.intents))
+		next := p.wishes
+		next.Servers = change(next.Servers)
+		p.setWishes(next)
 		p.emit(e)
-		if p.balancer == nil {
-			return errors.New("recorded; the balancer is being restarted and will do it")
-		}
-		_, err := p.balancer.ask(context.WithoutCancel(ctx), askTimeout, message{Kind: kindIntents, Intents: p.intents})
-		if err != nil {
-			return fmt.Errorf("recorded, but not done yet: %w", err)
-		}
-		return nil
+		return p.tellWishes(ctx, p.balancer)
 	})
 }
 
-// unknownServer says that an operator named what the configuration does not have.
-type unknownServer string
+// unknown says that an operator named what the configuration does not have.
+type unknown string
 
-func (u unknownServer) Error() string { return string(u) }
+func (u unknown) Error() string { return string(u) }
 
 // mayIntend is nil when there is a server of this name, or was one when an operator last asked something of it.
 func (p *parent) mayIntend(key checker.Key) error {
-	if hasServer(p.cfg, key) || p.intents.of(key) != nil {
+	if hasServer(p.cfg, key) || p.wishes.Servers.of(key) != nil {
 		return nil
 	}
 	var services []string
@@ -366,15 +580,15 @@ func (p *parent) mayIntend(key checker.Key) error {
 			continue
 		}
 		if service.SorryServer == key.Server {
-			return unknownServer(fmt.Sprintf("%v is the sorry server of %q: it takes traffic only where there is no quorum", key.Server, key.Service))
+			return unknown(fmt.Sprintf("%v is the sorry server of %q: it takes traffic only where there is no quorum", key.Server, key.Service))
 		}
 		var servers []string
 		for _, server := range service.Servers {
 			servers = append(servers, server.Addr().String())
 		}
-		return unknownServer(fmt.Sprintf("service %q has no server %v; it has %s", key.Service, key.Server, few(servers)))
+		return unknown(fmt.Sprintf("service %q has no server %v; it has %s", key.Service, key.Server, few(servers)))
 	}
-	return unknownServer(fmt.Sprintf("there is no service %q; there are %s", key.Service, few(services)))
+	return unknown(fmt.Sprintf("there is no service %q; there are %s", key.Service, few(services)))
 }
 
 // few lists some names in a sentence.

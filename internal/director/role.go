@@ -11,20 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The roles a child of the daemon can play.
-const roleBalancer = "balancer"
+// The roles that this program plays under other names.
+const (
+	roleBalancer = "balancer" // a child: checks servers and programs the kernel's table
+	roleElector  = "elector"  // a child: stands for election and has the virtual addresses
+	roleRelease  = "release"  // hands over what a dead elector left
+)
 
 // The descriptors that startChild hands down.
 const (
 	fdParent = 3
 	fdLock   = 4
+	fdBeats  = 5
 )
 
 // ChildRole tells which role a process with these arguments has to play, if any. It is asked before the
 // command line is parsed: a child is this same program under another name.
 func ChildRole(args []string) (role string, ok bool) {
-	if len(args) == 2 && filepath.Base(args[0]) == childName(roleBalancer) {
-		return roleBalancer, true
+	for role, n := range map[string]int{roleBalancer: 2, roleElector: 1, roleRelease: 2} {
+		if len(args) == n && filepath.Base(args[0]) == childName(role) {
+			return role, true
+		}
 	}
 	return "", false
 }
@@ -35,11 +42,22 @@ func RunChild(role string, args []string, log *slog.Logger) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	// What top and pgrep show; without it, "exe", as that is what was executed. A matter of looks only.
 	_ = os.WriteFile("/proc/self/comm", []byte(childName(role)), 0)
+	if role == roleRelease {
+		left, err := loadLeft(args[1])
+		if err != nil {
+			return err
+		}
+		return release(left, log)
+	}
 	unix.CloseOnExec(fdParent)
 	unix.CloseOnExec(fdLock)
 	c, err := fileConn(os.NewFile(fdParent, "parent"))
 	if err != nil {
 		return fmt.Errorf("%s: only poise run starts this: %w", childName(role), err)
+	}
+	if role == roleElector {
+		unix.CloseOnExec(fdBeats)
+		return runElector(c, os.NewFile(fdBeats, "beats"), log)
 	}
 	return runBalancer(context.Background(), c, args[1], log)
 }

@@ -62,7 +62,7 @@ func listenAPI(addr netip.AddrPort) (net.Listener, error) {
 // lockWait is how long a daemon waits for the processes of one that was just killed to notice.
 const lockWait = 3 * time.Second
 
-// takeLock makes sure that one poise at a time drives the IPVS of this network namespace. The lock is an
+// takeLock makes sure that one poise at a time drives the IPVS and the virtual addresses of this network namespace. The lock is an
 // abstract unix socket: it belongs to the namespace like the table does, and to the children that inherit
 // it, so it stays taken until the last process of a killed daemon is gone.
 func takeLock() (*os.File, error) {
@@ -71,7 +71,7 @@ func takeLock() (*os.File, error) {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@poise/balancer"})
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@poise/director"})
 		if err == nil {
 			return os.NewFile(uintptr(fd), "lock"), nil
 		}
@@ -81,7 +81,7 @@ func takeLock() (*os.File, error) {
 	}
 	unix.Close(fd)
 	if err == unix.EADDRINUSE {
-		return nil, errors.New("another poise balances in this network namespace: stop it first")
+		return nil, errors.New("another poise runs in this network namespace: stop it first")
 	}
 	return nil, fmt.Errorf("lock: %w", err)
 }

@@ -27,12 +27,18 @@ func sleeper(t *testing.T) *child {
 	return c
 }
 
+func idleParent() *parent {
+	p := newParent(Options{Log: slog.New(slog.DiscardHandler)})
+	p.cfg = &config.Config{Services: make([]config.Service, 1)}
+	return p
+}
+
 // TestSilentBalancer: one missed ping is nothing, silence is said once, and in the end the balancer is replaced.
 func TestSilentBalancer(t *testing.T) {
-	p := &parent{Options: Options{Log: slog.New(slog.DiscardHandler)}, events: newRing(), cfg: &config.Config{}}
-	p.restart = time.NewTimer(time.Hour)
-	p.balancer = sleeper(t)
-	missed := pong{p.balancer, errNoAnswer}
+	p := idleParent()
+	w := p.balancer
+	w.child = sleeper(t)
+	missed := pong{w, w.child, errNoAnswer}
 	last := func() (what string) {
 		events, _ := p.events.since(0)
 		for _, e := range events {
@@ -41,51 +47,55 @@ func TestSilentBalancer(t *testing.T) {
 		return what
 	}
 
-	p.heard = time.Now().Add(-askTimeout)
+	w.heard = time.Now().Add(-askTimeout)
 	p.ponged(missed)
-	if last() != "" || p.problem != "" {
-		t.Errorf("after one missed ping: event %q, problem %q", last(), p.problem)
+	if last() != "" || w.problem != "" {
+		t.Errorf("after one missed ping: event %q, problem %q", last(), w.problem)
 	}
-	p.heard = time.Now().Add(-2 * silenceSaid)
+	w.heard = time.Now().Add(-2 * silenceSaid)
 	p.ponged(missed)
-	if last() != "balancer does not answer, servers are not checked" || !strings.HasPrefix(p.problem, "does not answer since ") {
-		t.Errorf("after silence: event %q, problem %q", last(), p.problem)
+	if last() != "balancer does not answer, servers are not checked" || !strings.HasPrefix(w.problem, "does not answer since ") {
+		t.Errorf("after silence: event %q, problem %q", last(), w.problem)
 	}
-	p.ponged(pong{p.balancer, nil})
-	if last() != "balancer answers again" || p.problem != "" {
-		t.Errorf("after an answer: event %q, problem %q", last(), p.problem)
+	p.ponged(pong{w, w.child, nil})
+	if last() != "balancer answers again" || w.problem != "" {
+		t.Errorf("after an answer: event %q, problem %q", last(), w.problem)
 	}
-	p.heard = time.Now().Add(-2 * silenceBorne)
+	w.heard = time.Now().Add(-2 * w.borne)
 	p.ponged(missed)
 	select {
-	case <-p.gone():
+	case <-w.gone():
 	default:
 		t.Fatal("the balancer lives on")
 	}
-	p.balancerDied()
-	if p.balancer != nil || !strings.HasPrefix(p.problem, "died (signal: killed), next try at ") {
-		t.Errorf("after its death: problem %q", p.problem)
+	p.died(w)
+	if w.child != nil || !strings.HasPrefix(w.problem, "died (signal: killed), next try at ") {
+		t.Errorf("after its death: problem %q", w.problem)
 	}
 	p.ponged(missed) // of the dead one
-	if p.problem == "" {
+	if w.problem == "" {
 		t.Error("a late answer of the dead balancer counts")
 	}
 }
 
-// TestRestartPauses: the first restart is at once, and a balancer that keeps dying is tried less and less often.
+// TestRestartPauses: a child that keeps dying is started again less and less often; the elector may die three times
+// before the first pause, as its node is nobody's backup meanwhile.
 func TestRestartPauses(t *testing.T) {
-	p := &parent{Options: Options{Log: slog.New(slog.DiscardHandler)}, events: newRing(), cfg: &config.Config{}}
-	p.restart = time.NewTimer(time.Hour)
-	var pauses []time.Duration
-	for range 8 {
-		p.started = time.Now()
-		pauses = append(pauses, p.backoff)
-		p.restartIn(p.backoff, "died")
-	}
-	for i, want := range []time.Duration{0, 1, 2, 4, 8, 16, 32, 60} {
-		if pauses[i] != want*time.Second {
-			t.Errorf("pauses %v, want 0 1 2 4 8 16 32 60 seconds", pauses)
-			break
+	for role, want := range map[string]string{
+		roleBalancer: "0s 1s 2s 4s 8s 16s 32s 1m0s 1m0s",
+		roleElector:  "0s 0s 0s 1s 2s 4s 8s 16s 32s",
+	} {
+		w := newBalancerWard()
+		if role == roleElector {
+			w = newElectorWard()
+		}
+		var got []string
+		for range 9 {
+			got = append(got, w.pause().String())
+			w.deaths++
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("%s: pauses %s, want %s", role, s, want)
 		}
 	}
 }

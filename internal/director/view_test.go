@@ -37,7 +37,7 @@ func answering(t *testing.T) (*child, *atomic.Int32) {
 func TestViewAsksOnceForAll(t *testing.T) {
 	c, asked := answering(t)
 	var v view
-	v.publish(status.Snapshot{Node: "lb1"}, c)
+	v.publish(status.Snapshot{Node: "lb1"}, c, nil)
 	begin := time.Now()
 	var readers sync.WaitGroup
 	for range 50 {
@@ -52,7 +52,7 @@ func TestViewAsksOnceForAll(t *testing.T) {
 		t.Errorf("the balancer was asked %d times, want once", n)
 	}
 	// A change of the parent's makes what was said before it old, for those who would take it too.
-	v.publish(status.Snapshot{Node: "lb1"}, c)
+	v.publish(status.Snapshot{Node: "lb1"}, c, nil)
 	if s := v.snapshot(t.Context(), begin); s.Totals.Writes != 2 {
 		t.Errorf("after a change the answer is the old one: %+v", s.Totals)
 	}
@@ -61,14 +61,14 @@ func TestViewAsksOnceForAll(t *testing.T) {
 func TestViewOfASilentBalancer(t *testing.T) {
 	c, _ := answering(t)
 	var v view
-	v.publish(status.Snapshot{}, c)
+	v.publish(status.Snapshot{}, c, nil)
 	v.snapshot(t.Context(), time.Now())
 	c.conn.Close()
 	s := v.snapshot(t.Context(), time.Now())
 	if !s.Balancer.Stale || s.Balancer.Problem == "" || s.Totals.Writes != 1 {
 		t.Errorf("%+v with totals %+v, want stale last words and the reason", s.Balancer, s.Totals)
 	}
-	v.publish(status.Snapshot{Balancer: status.Balancer{Problem: "died"}}, nil)
+	v.publish(status.Snapshot{Balancer: status.Balancer{Problem: "died"}}, nil, nil)
 	if s := v.snapshot(t.Context(), time.Now()); !s.Balancer.Stale || s.Balancer.Problem != "died" || s.Totals.Writes != 1 {
 		t.Errorf("%+v with totals %+v, want stale last words", s.Balancer, s.Totals)
 	}

@@ -15,6 +15,7 @@ type Event struct {
 	Time    time.Time      `json:"time"`
 	Level   slog.Level     `json:"level"`
 	What    string         `json:"what"` // a constant phrase: "server down"
+	Router  string         `json:"router,omitempty"`
 	Service string         `json:"service,omitempty"`
 	Server  netip.AddrPort `json:"server,omitzero"`
 	Cause   string         `json:"cause,omitempty"`
@@ -23,6 +24,9 @@ type Event struct {
 // Attrs are the parts that vary, for a logger.
 func (e Event) Attrs() []slog.Attr {
 	var attrs []slog.Attr
+	if e.Router != "" {
+		attrs = append(attrs, slog.String("router", e.Router))
+	}
 	if e.Service != "" {
 		attrs = append(attrs, slog.String("service", e.Service))
 	}
@@ -39,6 +43,9 @@ func (e Event) Attrs() []slog.Attr {
 func (e Event) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %-5s %s", e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Level, e.What)
+	if e.Router != "" {
+		fmt.Fprintf(&b, ": %s", e.Router)
+	}
 	if e.Service != "" {
 		fmt.Fprintf(&b, ": %s", e.Service)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 
 	"poise/checker"
 	"poise/ipvsctl"
+	"poise/vrrp"
 )
 
 // Metric is one of poise's metrics, as docs/metrics.md lists them.
@@ -22,16 +24,19 @@ type Metric struct {
 }
 
 var (
+	byRouter  = []string{"router"}
 	byService = []string{"service"}
 	byServer  = []string{"service", "server"}
 )
 
 // The metrics, in the order of the documentation.
 var (
-	up           = Metric{"poise_up", "gauge", nil, "1 while the balancer answers; 0 when the numbers of services are its last words."}
+	up           = Metric{"poise_up", "gauge", nil, "0 when the balancer does not answer and the numbers of services are its last words; else 1, and 1 without services."}
+	electorUp    = Metric{"poise_elector_up", "gauge", nil, "0 when the elector does not answer and the numbers of routers are its last words; else 1. Absent without routers."}
 	buildInfo    = Metric{"poise_build_info", "gauge", []string{"version", "goversion"}, "Always 1; the labels say which build runs."}
 	configEpoch  = Metric{"poise_config_epoch", "gauge", nil, "Configurations taken since the start: 1, and one more after each reload that was not rejected."}
 	configBad    = Metric{"poise_config_rejected", "gauge", nil, "1 when the last reload was rejected and the older configuration is still in force."}
+	reelected    = Metric{"poise_elector_restarts_total", "counter", nil, "Times the elector process died and was started again."}
 	restarts     = Metric{"poise_balancer_restarts_total", "counter", nil, "Times the balancer process died and was started again."}
 	serviceUp    = Metric{"poise_service_up", "gauge", byService, "1 while the usable servers of the service meet its quorum."}
 	serverUp     = Metric{"poise_server_up", "gauge", byServer, "1 while the server counts as up. A server without checks always does."}
@@ -42,15 +47,35 @@ var (
 	drift        = Metric{"poise_drift_total", "counter", nil, "Entries and settings that somebody else had changed and poise put back."}
 	foreign      = Metric{"poise_foreign_entries", "gauge", nil, "Services, and servers in our services, that somebody else has put into the kernel's table. They are left alone and not checked."}
 
+	routerState       = Metric{"poise_router_state", "gauge", []string{"router", "state"}, "1 for the state that this node is in, of init, backup, master and fault; 0 for the others."}
+	routerPriority    = Metric{"poise_router_priority", "gauge", byRouter, "Priority of this node in the router."}
+	routerTransitions = Metric{"poise_router_transitions_total", "counter", byRouter, "Changes of the state."}
+	advertsSent       = Metric{"poise_router_adverts_sent_total", "counter", byRouter, "Adverts that this node has sent."}
+	advertsReceived   = Metric{"poise_router_adverts_received_total", "counter", byRouter, "Adverts of other nodes that counted."}
+	advertsDropped    = Metric{"poise_router_adverts_dropped_total", "counter", []string{"router", "reason"}, dropReasons()}
+	lateness          = Metric{"poise_router_advert_lateness_seconds", "histogram", byRouter, "How long after their time this node's adverts left. Three intervals late, and another node takes over."}
+
 	serviceCounters = counterMetrics("poise_service", byService, "the service")
 	serverCounters  = counterMetrics("poise_server", byServer, "the server")
 	serverActive    = Metric{"poise_server_active_connections", "gauge", byServer, "Connections of the server that are established or being set up."}
 	serverInactive  = Metric{"poise_server_inactive_connections", "gauge", byServer, "Connections of the server in any other state."}
 )
 
+func dropReasons() string {
+	var reasons []string
+	for _, r := range vrrp.Reasons() {
+		reasons = append(reasons, string(r))
+	}
+	return "Packets that counted for nothing, by reason: " + strings.Join(reasons, ", ") + "."
+}
+
 // Metrics lists all of them.
 func Metrics() []Metric {
-	all := []Metric{up, buildInfo, configEpoch, configBad, restarts, serviceUp, serverUp, serverWeight, duration, checks, writes, drift, foreign}
+	all := []Metric{
+		up, buildInfo, configEpoch, configBad, electorUp, reelected, restarts,
+		routerState, routerPriority, routerTransitions, advertsSent, advertsReceived, advertsDropped, lateness,
+		serviceUp, serverUp, serverWeight, duration, checks, writes, drift, foreign,
+	}
 	all = append(all, serviceCounters[:]...)
 	all = append(all, serverCounters[:]...)
 	return append(all, serverActive, serverInactive)
@@ -115,7 +140,18 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(c.descs[m.Name], kind, value, labels...)
 	}
 	s := c.snapshot(ctx)
-	put(up, oneIf(!s.Balancer.Stale))
+	histogram := func(m Metric, h Histogram, labels ...string) {
+		buckets := make(map[float64]uint64)
+		for i, n := range h.Buckets {
+			buckets[DurationBuckets[i]] = n
+		}
+		metrics <- prometheus.MustNewConstHistogram(c.descs[m.Name], h.Count, h.Seconds, buckets, labels...)
+	}
+	put(up, oneIf(!s.Balancer.Stale || s.Balancer.none()))
+	if !s.Elector.none() {
+		put(electorUp, oneIf(!s.Elector.Stale))
+	}
+	put(reelected, float64(s.Elector.Restarts))
 	put(buildInfo, 1, s.Version, runtime.Version())
 	put(configEpoch, float64(s.Config.Epoch))
 	put(configBad, oneIf(s.Config.Rejected != ""))
@@ -123,6 +159,19 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	put(writes, float64(s.Totals.Writes), "ok")
 	put(writes, float64(s.Totals.WriteErrors), "refused")
 	put(drift, float64(s.Totals.Drift))
+	for _, router := range s.Routers {
+		for _, state := range []vrrp.State{vrrp.Init, vrrp.Backup, vrrp.Master, vrrp.Fault} {
+			put(routerState, oneIf(router.State == state), router.Name, state.String())
+		}
+		put(routerPriority, float64(router.Priority), router.Name)
+		put(routerTransitions, float64(router.Transitions), router.Name)
+		put(advertsSent, float64(router.Sent), router.Name)
+		put(advertsReceived, float64(router.Received), router.Name)
+		for _, reason := range vrrp.Reasons() {
+			put(advertsDropped, float64(router.Dropped[reason]), router.Name, string(reason))
+		}
+		histogram(lateness, router.Lateness, router.Name)
+	}
 	strangers := len(s.ForeignServices)
 	for _, service := range s.Services {
 		strangers += len(service.ForeignServers)
@@ -131,12 +180,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 			put(serviceCounters[i], float64(n), service.Name)
 		}
 		if service.Checked {
-			buckets := make(map[float64]uint64)
-			for i, n := range service.Checks.Buckets {
-				buckets[CheckBuckets[i]] = n
-			}
-			metrics <- prometheus.MustNewConstHistogram(c.descs[duration.Name],
-				service.Checks.Count, service.Checks.Seconds, buckets, service.Name)
+			histogram(duration, service.Checks, service.Name)
 		}
 		for _, server := range service.Servers {
 			addr := server.Addr.String()

@@ -11,6 +11,7 @@ import (
 
 	"poise/checker"
 	"poise/ipvsctl"
+	"poise/vrrp"
 )
 
 // Snapshot is the state of one director at one moment.
@@ -19,7 +20,9 @@ type Snapshot struct {
 	Node     string    `json:"node"`
 	Version  string    `json:"version"`
 	Config   Config    `json:"config"`
-	Balancer Balancer  `json:"balancer"`
+	Elector  Elector   `json:"elector,omitzero"`  // without PID and problem while there are no routers
+	Balancer Balancer  `json:"balancer,omitzero"` // without PID and problem while there are no services
+	Routers  []Router  `json:"routers,omitempty"`
 	Services []Service `json:"services"`
 	Sysctls  []Sysctl  `json:"sysctls"`
 	// OwnFault is why checks said nothing about their servers in the last minute; empty when they did.
@@ -40,6 +43,22 @@ type Config struct {
 	Rejected string `json:"rejected,omitempty"`
 }
 
+// Elector is the process that stands for election and has the virtual addresses.
+type Elector struct {
+	PID      int    `json:"pid"`
+	Restarts uint64 `json:"restarts"`
+	// Stale says that what is told of the routers is the elector's last word, of the time Heard.
+	Stale bool      `json:"stale"`
+	Heard time.Time `json:"heard,omitzero"`
+	// Problem is what is the matter with the elector; empty when nothing is.
+	Problem string `json:"problem,omitempty"`
+	// NoRealtime is why the elector competes with other processes for the processor; empty when it has precedence.
+	NoRealtime string `json:"no_realtime,omitempty"`
+}
+
+// none reports whether there is no elector, and should be none.
+func (e Elector) none() bool { return e.PID == 0 && e.Problem == "" }
+
 // Balancer is the process that checks servers and programs the kernel.
 type Balancer struct {
 	PID      int    `json:"pid"`
@@ -48,6 +67,59 @@ type Balancer struct {
 	// forwards with the table it has.
 	Stale bool `json:"stale"`
 	// Problem is what is the matter with the balancer; empty when nothing is.
+	Problem string `json:"problem,omitempty"`
+}
+
+// none reports whether there is no balancer, and should be none.
+func (b Balancer) none() bool { return b.PID == 0 && b.Problem == "" }
+
+// Router is this node's part in one virtual router. Its counters start with the elector.
+type Router struct {
+	Name      string     `json:"name"`
+	Interface string     `json:"interface"`
+	VRID      uint8      `json:"vrid"`
+	Version   int        `json:"version"`
+	State     vrrp.State `json:"state"`
+	Since     time.Time  `json:"since,omitzero"` // when State was reached
+	Why       string     `json:"why"`            // what led to State: "no advert from 192.0.2.2 for 3.609s"
+	Priority  uint8      `json:"priority"`       // 1 to 255, as this node advertises it
+	// Addresses are the virtual ones: the advertised, then the excluded. Serving says that this host has them.
+	Addresses []netip.Addr `json:"addresses"`
+	Serving   bool         `json:"serving"`
+	Source    netip.Addr   `json:"source,omitzero"` // of this node's adverts; zero when there is none
+	// Master is the node whose advert was heard last, zero when none was; Speakers says when.
+	Master         netip.Addr `json:"master,omitzero"`
+	MasterPriority uint8      `json:"master_priority,omitempty"`
+	// Waiting is what the router waits for before it stands for election: "for the first table"; empty when it does not.
+	Waiting string `json:"waiting,omitempty"`
+	// Hold is an operator's wish that this node does not serve.
+	Hold *Hold `json:"hold,omitempty"`
+	// Faults are the reasons why the router cannot stand for election; empty when it can.
+	Faults string `json:"faults,omitempty"`
+	// Speakers are the other nodes heard with this VRID.
+	Speakers    []Speaker              `json:"speakers,omitempty"`
+	Sent        uint64                 `json:"adverts_sent"`
+	Received    uint64                 `json:"adverts_received"`          // that counted
+	Dropped     map[vrrp.Reason]uint64 `json:"adverts_dropped,omitempty"` // that did not
+	Transitions uint64                 `json:"transitions"`               // changes of State
+	// Lateness is how long after their time this node's adverts left.
+	Lateness Histogram `json:"lateness,omitzero"`
+}
+
+// Hold is an operator's wish that a node does not serve a router's addresses once another can.
+type Hold struct {
+	Reason string    `json:"reason,omitempty"`
+	By     string    `json:"by"` // the user who asked
+	At     time.Time `json:"at"`
+}
+
+// Speaker is another node that was heard with a router's VRID.
+type Speaker struct {
+	Addr      netip.Addr    `json:"addr"`
+	Priority  uint8         `json:"priority"`
+	Interval  time.Duration `json:"interval_ns"` // between its adverts, as they say
+	LastHeard time.Time     `json:"last_heard"`
+	// Problem is what is wrong with its adverts: "advertises other addresses: 192.0.2.99"; empty when nothing is.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -109,26 +181,32 @@ type Intent struct {
 	At     time.Time `json:"at"`
 }
 
-// Checks is how long the checks of one service took.
-type Checks struct {
+// Histogram counts how long things took.
+type Histogram struct {
 	Count   uint64   `json:"count"`
 	Seconds float64  `json:"seconds"` // sum over all
-	Buckets []uint64 `json:"buckets"` // cumulative, one for each of CheckBuckets
+	Buckets []uint64 `json:"buckets"` // cumulative, one for each of DurationBuckets
 }
 
-// CheckBuckets are the upper bounds, in seconds, that Checks.Buckets counts by.
-var CheckBuckets = [...]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+// Checks is the Histogram of a service's checks.
+type Checks = Histogram
 
-// Observe counts one check.
-func (c *Checks) Observe(took time.Duration) {
-	if c.Buckets == nil {
-		c.Buckets = make([]uint64, len(CheckBuckets))
+// DurationBuckets are the upper bounds, in seconds, that Histogram.Buckets counts by: the short ones are for
+// adverts, the long ones for checks.
+var DurationBuckets = [...]float64{
+	0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+}
+
+// Observe counts one that took so long.
+func (h *Histogram) Observe(took time.Duration) {
+	if h.Buckets == nil {
+		h.Buckets = make([]uint64, len(DurationBuckets))
 	}
-	c.Count++
-	c.Seconds += took.Seconds()
-	for i, bound := range CheckBuckets {
+	h.Count++
+	h.Seconds += took.Seconds()
+	for i, bound := range DurationBuckets {
 		if took.Seconds() <= bound {
-			c.Buckets[i]++
+			h.Buckets[i]++
 		}
 	}
 }
@@ -141,10 +219,10 @@ type Sysctl struct {
 	Problem string `json:"problem,omitempty"` // why it could not be set
 }
 
-// Totals count since the balancer started.
+// Totals count since the balancer started, and Lost since the elector did too.
 type Totals struct {
 	Writes      uint64 `json:"ipvs_writes"`
 	WriteErrors uint64 `json:"ipvs_write_errors"`
 	Drift       uint64 `json:"drift"`       // entries and settings found changed by somebody else, and put back
-	Lost        uint64 `json:"events_lost"` // events that could not be handed to the parent
+	Lost        uint64 `json:"events_lost"` // events that no child could hand to the parent
 }

@@ -11,13 +11,19 @@ import (
 	"poise/ipvsctl"
 )
 
-// Text writes the snapshot for a person: first what is wrong, then one block a service.
+// Text writes the snapshot for a person: first what is wrong, then one line a router and one block a service.
 func (s *Snapshot) Text(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: poise %s, %s, epoch %d, loaded %s\n",
-		s.Node, s.Version, s.Config.File, s.Config.Epoch, s.Config.Loaded.Local().Format(time.DateTime))
+		s.Node, s.Version, s.Config.File, s.Config.Epoch, when(s.Config.Loaded))
 	for _, problem := range s.problems() {
 		fmt.Fprintf(&b, "! %s\n", problem)
+	}
+	for i := range s.Routers {
+		if i == 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintln(&b, s.Routers[i].Line())
 	}
 	for _, service := range s.Services {
 		b.WriteByte('\n')
@@ -31,11 +37,20 @@ func (s *Snapshot) Text(w io.Writer) error {
 func (s *Snapshot) problems() []string {
 	var all []string
 	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if s.Elector.Problem != "" {
+		add("the elector %s", s.Elector.Problem)
+	}
+	if s.Elector.Stale && !s.Elector.none() {
+		add("what follows about routers was true at %s", when(s.Elector.Heard))
+	}
+	for i := range s.Routers {
+		s.Routers[i].problems(add)
+	}
 	if s.Balancer.Problem != "" {
 		add("the balancer %s; the kernel goes on with its last table", s.Balancer.Problem)
 	}
-	if s.Balancer.Stale {
-		add("what follows was true at %s", s.Time.Local().Format(time.DateTime))
+	if s.Balancer.Stale && !s.Balancer.none() {
+		add("what follows about services was true at %s", when(s.Time))
 	}
 	if s.Config.Rejected != "" {
 		for line := range strings.Lines(s.Config.Rejected) {
@@ -76,11 +91,16 @@ func (s *Snapshot) problems() []string {
 	for _, foreign := range s.ForeignServices {
 		add("service %v was added by somebody else: left alone (ipvsadm -D %s %v)", foreign, protocolOption(foreign), foreign.Addr)
 	}
+	if s.Elector.NoRealtime != "" {
+		add("the elector has no precedence over other processes: %s", s.Elector.NoRealtime)
+	}
 	if s.Totals.Lost > 0 {
 		add("%d events were lost on their way to the list: see the log", s.Totals.Lost)
 	}
 	return all
 }
+
+func when(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 // protocolOption is how ipvsadm is told a service's protocol.
 func protocolOption(key ipvsctl.ServiceKey) string {
@@ -109,7 +129,7 @@ func (s *Service) text(b *strings.Builder) {
 		}
 		since := "-"
 		if !server.Since.IsZero() {
-			since = server.Since.Local().Format(time.DateTime)
+			since = when(server.Since)
 		}
 		fmt.Fprintf(table, "  %v\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", server.Addr, verdict, since, weight,
 			server.Active, server.Inactive, server.Counters.Connections, server.Reason)
