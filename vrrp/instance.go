@@ -25,7 +25,8 @@ type Instance struct {
 	lost     uint64
 	sendErr  string // why the last advert could not be sent, "" when it could
 	stats    Stats
-	speakers []Speaker // by when they were first heard
+	speakers []Speaker         // by when they were first heard
+	told     map[string]*tally // what was told of late, by its constant phrase
 }
 
 // Stats count since the instance was made.
@@ -55,6 +56,8 @@ const (
 	maxSpeakers = 16
 	maxTurn     = 64   // packets that are read before timers have their turn
 	maxDrain    = 4096 // the same where a decision depends on what waits
+	maxTold     = 10   // notes of one kind within tellPeriod
+	tellPeriod  = time.Minute
 )
 
 // NewInstance returns the router of c in state Init. own tells this host's addresses; clock is the time since boot,
@@ -62,7 +65,7 @@ const (
 func NewInstance(c Config, clock func() time.Duration, own func(netip.Addr) bool, do func(Action)) *Instance {
 	return &Instance{
 		cfg: c, machine: New(c), filter: NewFilter(c), clock: clock, own: own, do: do,
-		stats: Stats{Dropped: make(map[Reason]uint64)},
+		stats: Stats{Dropped: make(map[Reason]uint64)}, told: make(map[string]*tally),
 	}
 }
 
@@ -165,7 +168,7 @@ func (i *Instance) heard(from netip.Addr, a *Advert, problem string) {
 	if problem != s.Problem {
 		s.Problem = problem
 		if problem != "" {
-			i.do(Note{slog.LevelWarn, "adverts that do not fit", fmt.Sprintf("%v: %s", from, problem)})
+			i.tell(Note{slog.LevelWarn, "adverts that do not fit", fmt.Sprintf("%v: %s", from, problem)})
 		}
 	}
 }
@@ -189,6 +192,8 @@ func (i *Instance) Step(e Event) {
 		case Became:
 			i.stats.Transitions++
 			i.do(a)
+		case Note:
+			i.tell(a)
 		default:
 			i.do(a)
 		}
@@ -208,8 +213,30 @@ func (i *Instance) send(a Send) {
 	}
 	if a.Priority != PriorityRelease && i.sendErr != err.Error() { // once, not every beat; a release is sent for what it is worth
 		i.sendErr = err.Error()
-		i.do(Note{slog.LevelError, "advert not sent", i.sendErr})
+		i.tell(Note{slog.LevelError, "advert not sent", i.sendErr})
 	}
+}
+
+// tell passes a note on, unless there were many like it: strangers must not be able to fill the log.
+func (i *Instance) tell(n Note) {
+	now := i.clock()
+	w := i.told[n.What]
+	if w == nil || now-w.begun >= tellPeriod {
+		if w != nil && w.count > maxTold {
+			n.Cause += fmt.Sprintf(" (and %d more since the last)", w.count-maxTold)
+		}
+		w = &tally{begun: now}
+		i.told[n.What] = w
+	}
+	if w.count++; w.count <= maxTold {
+		i.do(n)
+	}
+}
+
+// tally counts notes of one kind since begun.
+type tally struct {
+	begun time.Duration
+	count int
 }
 
 // Status is what the machine knows.

@@ -215,6 +215,10 @@ func (p *parent) releaseLeft() {
 	if err == nil && len(left) == 0 {
 		return
 	}
+	if p.beats != nil { // the next elector must not go on where this one stopped
+		p.beats.Close()
+		p.beats = nil
+	}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
 		defer cancel()
