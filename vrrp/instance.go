@@ -184,6 +184,9 @@ func (i *Instance) Wake() {
 func (i *Instance) Step(e Event) {
 	if reload, ok := e.(Reload); ok {
 		i.cfg, i.filter = reload.Config, NewFilter(reload.Config)
+		for n := range i.speakers { // what did not fit may fit now
+			i.speakers[n].Problem = ""
+		}
 	}
 	for _, a := range i.machine.Step(i.clock(), e) {
 		switch a := a.(type) {

@@ -45,6 +45,7 @@ type balancer struct {
 	want     ipvsctl.Table
 	vips     map[netip.Addr]bool // those that are this host's; nil before the first look
 	unseen   lasting             // why they could not be looked for
+	waiting  []message           // answers that are due when it is settled
 	ownFault ownFault
 }
 
@@ -129,6 +130,10 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			return context.Cause(ctx)
 		case m := <-requests:
 			answer := message{Kind: kindAnswer, ID: m.ID}
+			if m.Kind == kindReady {
+				b.waiting = append(b.waiting, answer)
+				break
+			}
 			if err := b.handle(ctx, m, &answer); err != nil {
 				answer.Error = err.Error()
 			}
@@ -150,6 +155,12 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			if b.cfg != nil {
 				b.keep.apply(ctx, time.Now(), b.want)
 			}
+		}
+		if len(b.waiting) > 0 && b.settled() {
+			for _, answer := range b.waiting {
+				b.out.put(answer, true)
+			}
+			b.waiting = nil
 		}
 		if next := b.keep.nextRetry(); !next.IsZero() {
 			retry.Reset(time.Until(next))
@@ -367,6 +378,23 @@ func (b *balancer) lookForVIPs() {
 		}
 		said[vip] = true
 	}
+}
+
+// settled tells whether there is something behind every service that can be: no server is out only because nobody has
+// asked it yet.
+func (b *balancer) settled() bool {
+	if b.cfg == nil {
+		return false
+	}
+	for _, service := range b.cfg.Services {
+		for _, server := range service.Servers {
+			s := b.servers[checker.Key{Service: service.Name, Server: server.Addr()}]
+			if service.Check != nil && service.Check.Initial != checker.InitialUp && s.state == checker.Unknown && !s.inKernel {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // routed tells whether a VIP is one of a router's addresses.

@@ -29,7 +29,7 @@ const (
 	// From the parent, each answered with the same ID.
 	kindPrepare  kind = "prepare"  // Epoch, Config: could you run this? With Resume: you will, it was in force already
 	kindCommit   kind = "commit"   // Epoch, Intents, Holds: run what was prepared; answered when the kernel agrees. With Ready: and as kindReady
-	kindReady    kind = "ready"    // what is behind the addresses is in place: stand for election
+	kindReady    kind = "ready"    // to the elector: what is behind the addresses is in place, stand for election. To the balancer: tell me when it is
 	kindAbort    kind = "abort"    // Epoch: forget what was prepared
 	kindIntents  kind = "intents"  // Intents, Holds: the operator's wishes, whole; answered when the kernel agrees
 	kindSnapshot kind = "snapshot" // answered with Snapshot

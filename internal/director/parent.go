@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -60,7 +61,8 @@ type parent struct {
 
 	balancer, elector *ward
 	pongs             chan pong
-	beats             *os.File // memory that one elector leaves to the next; nil before the first
+	vouched           atomic.Bool // there is something behind the addresses
+	beats             *os.File    // memory that one elector leaves to the next; nil before the first
 }
 
 func (p *parent) wards() []*ward { return []*ward{p.balancer, p.elector} }
@@ -137,8 +139,8 @@ func (p *parent) close() {
 
 func (p *parent) wishesFile() string { return filepath.Join(p.RuntimeDir, "wishes.json") }
 
-// tableTime is how long a node that starts waits for its table before it stands for election: with nothing behind the
-// addresses it should not take them from another, but better a late table than no address at all.
+// tableTime is how long a node that starts waits for its table and the first checks before it stands for election: with
+// nothing behind the addresses it should not take them from another, but better a late table than no address at all.
 const tableTime = 10 * time.Second
 
 // begin starts the children with the first configuration.
@@ -156,30 +158,39 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	p.saveLeft(cfg.Routers)
-	if err := p.commitTo(whole, p.elector, p.wishes, false); err != nil {
+	if err := p.commitTo(whole, p.elector, p.wishes); err != nil {
 		return err
 	}
-	table := make(chan error, 1)
-	go func() { table <- p.commitTo(whole, p.balancer, p.wishes, false) }()
-	select {
-	case err = <-table:
-		p.vouch(whole)
-	case <-time.After(tableTime):
-		p.vouch(whole)
-		err = <-table
-	}
-	if err != nil {
+	e, b := p.elector.child, p.balancer.child
+	late := time.AfterFunc(tableTime, func() { p.vouch(whole, e) })
+	if err := p.commitTo(whole, p.balancer, p.wishes); err != nil {
+		late.Stop()
 		return err
 	}
 	p.committed(cfg, p.wishes)
+	go func() {
+		if b != nil {
+			_, _ = b.ask(ctx, tableTime, message{Kind: kindReady}) // for one that cannot say so there is late
+		}
+		p.vouch(ctx, e)
+	}()
 	return nil
 }
 
-// vouch lets the elector stand for election.
-func (p *parent) vouch(ctx context.Context) {
-	if p.elector.child != nil {
-		_, _ = p.elector.child.ask(ctx, askTimeout, message{Kind: kindReady}) // one that is gone is seen by the loop
+// vouch lets the elector stand for election: e, which is there since the start, or whichever is by now. It may be called
+// from any goroutine, and more than once.
+func (p *parent) vouch(ctx context.Context, e *child) {
+	p.vouched.Store(true)
+	ready := message{Kind: kindReady}
+	if e != nil {
+		_, _ = e.ask(ctx, askTimeout, ready) // one that is gone is seen by the loop
 	}
+	_ = p.do(ctx, func() error { // fails when there is no loop any more
+		if p.elector.child != nil && p.elector.child != e {
+			_, _ = p.elector.child.ask(ctx, askTimeout, ready)
+		}
+		return nil
+	})
 }
 
 // end ends the children of a start that failed. What the elector has it hands over.
@@ -242,7 +253,7 @@ func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
 	}
 	p.saveLeft(slices.Concat(p.cfg.Routers, cfg.Routers))
 	for _, w := range order {
-		if err := p.commitTo(ctx, w, next, true); err != nil {
+		if err := p.commitTo(ctx, w, next); err != nil {
 			return err
 		}
 	}
@@ -260,12 +271,12 @@ func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
 }
 
 // commitTo tells one child to carry out what it prepared.
-func (p *parent) commitTo(ctx context.Context, w *ward, next wishes, ready bool) error {
+func (p *parent) commitTo(ctx context.Context, w *ward, next wishes) error {
 	if w.child == nil {
 		return nil
 	}
 	_, err := w.child.ask(ctx, commitTimeout, message{
-		Kind: kindCommit, Epoch: p.epoch + 1, Intents: next.Servers, Holds: next.Routers, Ready: ready,
+		Kind: kindCommit, Epoch: p.epoch + 1, Intents: next.Servers, Holds: next.Routers, Ready: p.vouched.Load(),
 	})
 	return err
 }

@@ -261,7 +261,7 @@ func (r *router) snapshot() status.Router {
 		Hold: r.hold, Lateness: r.late,
 	}
 	if !r.started {
-		out.Waiting = "for the services' first table"
+		out.Waiting = "for the services' table and first checks"
 	}
 	if s.State == vrrp.Fault {
 		out.Faults = s.Faults.String()

@@ -183,7 +183,7 @@ func (p *parent) revive(ctx context.Context, w *ward) error {
 	err := p.start(ctx, w)
 	for _, m := range []message{
 		{Kind: kindPrepare, Epoch: p.epoch, Config: w.part(p.cfg), Resume: true},
-		{Kind: kindCommit, Epoch: p.epoch, Intents: p.wishes.Servers, Holds: p.wishes.Routers, Ready: true},
+		{Kind: kindCommit, Epoch: p.epoch, Intents: p.wishes.Servers, Holds: p.wishes.Routers, Ready: p.vouched.Load()},
 	} {
 		if err == nil {
 			_, err = w.child.ask(ctx, commitTimeout, m)

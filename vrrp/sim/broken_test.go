@@ -121,7 +121,7 @@ func TestCatches(t *testing.T) {
 				return m.Step(now, e)
 			}
 		})},
-		{"forgets nopreempt", []Rule{I9}, func(w *World) {
+		{"forgets nopreempt", []Rule{I9, L6}, func(w *World) {
 			w.NewMachine = func(c vrrp.Config) Machine {
 				c.Preempt = true
 				return vrrp.New(c)

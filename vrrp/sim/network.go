@@ -130,51 +130,50 @@ func (w *World) Junk(seed uint64, every time.Duration) {
 // junk makes a packet that to must not hear.
 func junk(r *rand.Rand, to *Node, nodes []*Node) vrrp.Packet {
 	from := nodes[r.IntN(len(nodes))]
-	c := from.Config
-	src, dst := from.Addr, to.destinations()[0]
-	if len(to.Config.Peers) > 0 {
-		dst = to.Addr
+	a, form := from.Config.Advert(uint8(r.IntN(256))), from.Config.Checksum
+	p := vrrp.Packet{Src: from.Addr, Dst: to.destinations()[0], TTL: 255}
+	unicast := len(to.Config.Peers) > 0
+	if unicast {
+		p.Dst = to.Addr
 	}
-	if from == to { // as of a third node
-		src = from.stranger()
-	}
-	a := c.Advert(uint8(r.IntN(256)))
-	p := vrrp.Packet{Src: src, Dst: dst, TTL: 255}
-	pack := func() []byte { return a.Append(nil, src, dst, c.Checksum) }
+	spoil := func() {} // what is to be done to the message when it is ready
 	switch r.IntN(9) {
-	case 0: // damaged: a sum sees every single bit, but version 3 has the four that are ignored in the sum too
-		p.Payload = pack()
-		p.Payload[r.IntN(len(p.Payload))] ^= 1 << r.IntN(8)
+	case 0: // damaged: every sum sees a single bit
+		spoil = func() { p.Payload[r.IntN(len(p.Payload))] ^= 1 << r.IntN(8) }
 	case 1: // cut short
-		p.Payload = pack()
-		p.Payload = p.Payload[:r.IntN(len(p.Payload))]
+		spoil = func() { p.Payload = p.Payload[:r.IntN(len(p.Payload))] }
 	case 2: // with something behind
-		p.Payload = append(pack(), make([]byte, 1+r.IntN(40))...)
-	case 3: // through a router, or to others
-		p.Payload = pack()
-		if len(to.Config.Peers) > 0 {
+		spoil = func() { p.Payload = append(p.Payload, make([]byte, 1+r.IntN(40))...) }
+	case 3: // of a stranger, or through a router
+		if p.TTL = r.IntN(255); unicast {
 			p.Src = from.stranger()
-			p.Payload = a.Append(nil, p.Src, dst, c.Checksum)
-		} else {
-			p.TTL = r.IntN(255)
 		}
 	case 4: // of the node itself
 		p.Src = to.source
-		p.Payload = a.Append(nil, p.Src, dst, c.Checksum)
 	case 5: // of another virtual router
 		a.VRID++
-		p.Payload = pack()
 	case 6: // of the other version
 		a.Version = 5 - a.Version
-		p.Payload = pack()
-	case 7: // without interval, or in version 2 with another
-		a.Interval = 0
-		p.Payload = pack()
+	case 7: // with an interval, or a password, that is none
+		switch {
+		case a.Version == 3:
+			a.Interval = 0
+		case r.IntN(2) == 0:
+			a.Interval += time.Second
+		default:
+			a.AuthType, a.AuthData[7] = uint8(r.IntN(2)), a.AuthData[7]+1
+			if a.AuthType == to.Config.Advert(0).AuthType && a.AuthType == 0 {
+				a.AuthType = 2
+			}
+		}
 	case 8: // of another type; the sum is right
-		p.Payload = pack()
-		p.Payload[0]++
-		sum := uint32(^binary.BigEndian.Uint16(p.Payload[6:])) + 0x100
-		binary.BigEndian.PutUint16(p.Payload[6:], ^uint16(sum+sum>>16))
+		spoil = func() {
+			p.Payload[0]++
+			sum := uint32(^binary.BigEndian.Uint16(p.Payload[6:])) + 0x100
+			binary.BigEndian.PutUint16(p.Payload[6:], ^uint16(sum+sum>>16))
+		}
 	}
+	p.Payload = a.Append(nil, p.Src, p.Dst, form)
+	spoil()
 	return p
 }

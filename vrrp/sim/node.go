@@ -27,6 +27,7 @@ type Node struct {
 	link   bool
 	source netip.Addr   // invalid: it has none
 	kernel []netip.Addr // virtual addresses on the interface
+	wish   bool         // an operator's, that the router is held; every daemon is told
 
 	// The daemon. What is under way when a life ends comes to nothing.
 	life    int
@@ -124,9 +125,12 @@ func (n *Node) Start(resume bool) {
 	n.machine, n.filter = n.w.NewMachine(n.Config), n.w.NewFilter(n.Config)
 	n.frozen, n.waiting, n.lost, n.news = false, nil, false, nil
 	n.told, n.mine, n.ops, n.working, n.armed = news{}, nil, nil, false, vrrp.Never
-	n.watch = newWatch(n)
+	n.watch = newWatch(n.Config, n.w.now)
 	if resume {
 		n.mine = n.Has()
+	}
+	if n.wish {
+		n.step(vrrp.Hold{On: true})
 	}
 	n.look() // what a killed daemon has left is taken off before anything is sent
 	n.step(vrrp.Start{Resume: resume})
@@ -172,7 +176,7 @@ func (n *Node) Sleep() {
 func (n *Node) Wake() {
 	n.w.disturb(n, "wakes")
 	n.frozen, n.asleep = false, false
-	n.woke()
+	n.wakes()
 	waiting, lost, news := n.waiting, n.lost, n.news
 	n.waiting, n.lost, n.news = nil, false, nil
 	for _, p := range waiting {
@@ -236,6 +240,7 @@ func (n *Node) Reload(c vrrp.Config) {
 // Hold is an operator's wish.
 func (n *Node) Hold(on bool) {
 	n.w.disturb(n, "is to be held: %t", on)
+	n.wish = on
 	n.soon(0, func() { n.step(vrrp.Hold{On: on}) })
 }
 
@@ -400,13 +405,6 @@ func (n *Node) apply(op vrrp.Action) vrrp.Done {
 		return vrrp.Done{Op: op.Op}
 	}
 	panic(fmt.Sprintf("%T is not the worker's", op))
-}
-
-func with(s []netip.Addr, a netip.Addr) []netip.Addr {
-	if slices.Contains(s, a) {
-		return s
-	}
-	return append(s, a)
 }
 
 // arm sets the timer for the machine's deadline, unless it runs for that already.

@@ -218,7 +218,11 @@ var mishaps = []mishap{
 		w.After(upTo(r, 5*a), func() { n.SetLink(true) })
 	},
 	func(w *World, r *rand.Rand, n *Node, a time.Duration) {
-		n.SetSource(netip.Addr{})
+		if other := n.stranger(); len(n.Config.Peers) == 0 && r.IntN(2) == 0 {
+			n.SetSource(other)
+		} else {
+			n.SetSource(netip.Addr{})
+		}
 		w.After(upTo(r, 2*a), func() { n.SetSource(n.Addr) })
 	},
 	func(w *World, r *rand.Rand, n *Node, a time.Duration) {
