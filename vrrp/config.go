@@ -29,6 +29,9 @@ type Config struct {
 	// Excluded are virtual addresses that come and go with the others but are not advertised: those of the other
 	// family, for instance.
 	Excluded []netip.Addr `toml:"excluded_addresses"`
+	// ExcludedInterface is what gets the excluded addresses: that of the real servers' network, for instance, where one of them
+	// is the servers' gateway. Without it, the router's interface. When either is down, the router is at fault.
+	ExcludedInterface string `toml:"excluded_interface"`
 	// Preempt says whether this node takes over from a living master of lower priority.
 	Preempt bool `toml:"preempt" default:"true"`
 	// PreemptDelay is how long a living master of lower priority is left alone first.
@@ -70,6 +73,22 @@ func (c Config) IPv6() bool { return c.Addresses[0].Is6() }
 // All are the addresses that the master has: the advertised ones, then the others.
 func (c Config) All() []netip.Addr { return slices.Concat(c.Addresses, c.Excluded) }
 
+// InterfaceOf is what gets one of the addresses.
+func (c Config) InterfaceOf(addr netip.Addr) string {
+	if c.ExcludedInterface != "" && !slices.Contains(c.Addresses, addr) {
+		return c.ExcludedInterface
+	}
+	return c.Interface
+}
+
+// Interfaces are those that the router needs: the one of its adverts first.
+func (c Config) Interfaces() []string {
+	if c.ExcludedInterface != "" && c.ExcludedInterface != c.Interface {
+		return []string{c.Interface, c.ExcludedInterface}
+	}
+	return []string{c.Interface}
+}
+
 // Owner tells whether this node owns the addresses (RFC 9568 section 1.7).
 func (c Config) Owner() bool { return c.Priority == PriorityOwner }
 
@@ -77,5 +96,5 @@ func (c Config) Owner() bool { return c.Priority == PriorityOwner }
 // can replace the other without leaving it.
 func (c Config) SameRouter(o Config) bool {
 	return c.Interface == o.Interface && c.VRID == o.VRID && c.Version == o.Version && c.IPv6() == o.IPv6() &&
-		c.Password == o.Password && c.Source == o.Source && slices.Equal(c.Peers, o.Peers)
+		c.ExcludedInterface == o.ExcludedInterface && c.Password == o.Password && c.Source == o.Source && slices.Equal(c.Peers, o.Peers)
 }

@@ -548,7 +548,7 @@ func TestNetnsConnRejoin(t *testing.T) {
 			other := connConfig(3, tt.vip)
 			other.VRID++
 			second := hosts[0].listen(t, other, source) // the group is left when the last of the interface has left it
-			const repeated = 2 // each change is reported twice (RFC 3376 section 8.1, RFC 3810 section 9.14.1)
+			const repeated = 2                          // each change is reported twice (RFC 3376 section 8.1, RFC 3810 section 9.14.1)
 			for range repeated {
 				next(tt.report)
 			}

@@ -68,18 +68,15 @@ func (w *witness) step(at time.Duration, e Event) []Action {
 	releasing = releasing && !w.started || before.Leaving
 	w.learn(e)
 	for i, a := range actions {
-		w.witness(a, actions[:i], asleep && !judged(e), releasing)
+		w.judge(a, actions[:i], asleep && !heardAll(e), releasing)
 	}
 	if r, is := e.(Received); is && w.state == Backup {
 		w.hear(r.Advert)
 	}
-	after := w.m.Status()
 	if n := max(most, 8+4*len(w.cfg.All())); len(actions) > n {
 		w.failf("%d actions, more than %d", len(actions), n)
 	}
-	if w.m.State() != w.state || after.State != w.state {
-		w.failf("state %v, but it told of %v", w.m.State(), w.state)
-	}
+	after := w.m.Status()
 	if _, is := e.(Timer); is {
 		if w.now < due && (len(actions) > 0 || w.m.Deadline() != due || after != before) {
 			w.failf("a Timer before the deadline did something")
@@ -88,23 +85,34 @@ func (w *witness) step(at time.Duration, e Event) []Action {
 			w.failf("a Timer is due at once again")
 		}
 	}
-	w.place(after)
-	if w.stopped && w.m.Deadline() != Never {
-		w.failf("stopped, and waits for something")
-	}
-	if w.stopping && !w.stopped && !after.Leaving && len(w.unanswered) == 0 {
-		w.failf("nothing is left to do, and it does not stop")
-	}
+	w.compare(after)
+	w.comparePlaces(after)
 	return actions
 }
 
-// judged tells whether all that waited has been heard at e, so that a machine which slept may speak again.
-func judged(e Event) bool {
+// heardAll tells whether e says that all packets which waited have been heard, so that a master which slept may speak.
+func heardAll(e Event) bool {
 	switch e.(type) {
 	case Timer, Checked:
 		return true
 	}
 	return false
+}
+
+// compare holds what the machine says of itself against what was seen.
+func (w *witness) compare(s Status) {
+	switch due := w.m.Deadline(); {
+	case w.m.State() != w.state || s.State != w.state:
+		w.failf("state %v, but it told of %v", s.State, w.state)
+	case w.state == Master && w.released > 0:
+		w.failf("it has released, and is still master")
+	case w.state == Backup && !w.held && !w.patient && due > max(w.heard+w.silence(), w.now+w.interval):
+		w.failf("it will not take over before %v, although it should after %v", due, w.heard+w.silence())
+	case w.stopped && due != Never:
+		w.failf("stopped, and waits for something")
+	case w.stopping && !w.stopped && !s.Leaving && len(w.unanswered) == 0:
+		w.failf("nothing is left to do, and it does not stop")
+	}
 }
 
 // learn notes what an event says.
@@ -163,9 +171,9 @@ func (w *witness) hear(a Advert) {
 	}
 }
 
-// witness judges one action of a Step; muzzled is a master that slept and has not judged yet what was said meanwhile,
+// judge judges one action of a Step; muzzled is a master that slept and has not judged yet what was said meanwhile,
 // and releasing who gives up addresses without being master any more.
-func (w *witness) witness(a Action, earlier []Action, muzzled, releasing bool) {
+func (w *witness) judge(a Action, earlier []Action, muzzled, releasing bool) {
 	if w.stopped {
 		w.failf("after Stopped: %T", a)
 	}
@@ -243,9 +251,14 @@ func (w *witness) became(s State) {
 	w.state = s
 }
 
+// silence is how much of it makes a Backup take over.
+func (w *witness) silence() time.Duration {
+	return MasterDown(w.cfg.Version, w.interval, w.cfg.Priority)
+}
+
 // mayLead holds a Backup that takes over to RFC 9568 section 6.4.2.
 func (w *witness) mayLead() {
-	earliest := w.heard + MasterDown(w.cfg.Version, w.interval, w.cfg.Priority)
+	earliest := w.heard + w.silence()
 	if w.releasedAt != Never {
 		earliest = min(earliest, w.releasedAt+Skew(w.cfg.Version, w.interval, w.cfg.Priority))
 	}
@@ -254,8 +267,8 @@ func (w *witness) mayLead() {
 	}
 }
 
-// place compares where the addresses were put with where they should be.
-func (w *witness) place(s Status) {
+// comparePlaces holds where the addresses were put against where they should be.
+func (w *witness) comparePlaces(s Status) {
 	var there []netip.Addr
 	for addr, o := range w.last {
 		if o.add {

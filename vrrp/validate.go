@@ -23,9 +23,14 @@ const longestInterval = 4095 * centisecond
 // An element of a list is reported with its index: "peers[1]". Validate passes over a zero field, which is how a
 // value with a mistake of its own arrives here.
 func (c *Config) Validate(report func(key, rule string)) {
-	// dev_valid_name in the kernel's net/core/dev.c
-	if len(c.Interface) > 15 || c.Interface == "." || c.Interface == ".." || strings.ContainsAny(c.Interface, "/: \t\n\v\f\r") {
+	if !isInterface(c.Interface) {
 		report("interface", "not the name of an interface")
+	}
+	switch {
+	case !isInterface(c.ExcludedInterface):
+		report("excluded_interface", "not the name of an interface")
+	case c.ExcludedInterface != "" && len(c.Excluded) == 0:
+		report("excluded_interface", "has no meaning without excluded_addresses")
 	}
 	switch {
 	case c.Version == 2 && c.Interval%time.Second != 0:
@@ -55,6 +60,11 @@ func (c *Config) Validate(report func(key, rule string)) {
 	case strings.ContainsFunc(c.Password, func(r rune) bool { return r < ' ' || r > '~' }):
 		report("password", "holds a character that is not printable ASCII")
 	}
+}
+
+// isInterface follows dev_valid_name in the kernel's net/core/dev.c, but passes over an empty name.
+func isInterface(name string) bool {
+	return len(name) <= 15 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r")
 }
 
 // family tells whether the first sound address is IPv6, and whether there is one.

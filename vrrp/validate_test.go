@@ -52,6 +52,10 @@ func TestValidate(t *testing.T) {
 		{"interface of 15 letters", func(c *Config) { c.Interface = "fifteen-letters" }, nil},
 		{"interface ..", func(c *Config) { c.Interface = ".." }, []string{"interface: not the name of an interface"}},
 
+		{"excluded interface", func(c *Config) { c.Excluded, c.ExcludedInterface = addrs("10.0.0.254"), "eth1" }, nil},
+		{"excluded interface with a blank", func(c *Config) { c.Excluded, c.ExcludedInterface = addrs("10.0.0.254"), "eth 1" }, []string{"excluded_interface: not the name of an interface"}},
+		{"excluded interface for nothing", func(c *Config) { c.ExcludedInterface = "eth1" }, []string{"excluded_interface: has no meaning without excluded_addresses"}},
+
 		{"version 2, part of a second", func(c *Config) { c.Version, c.Interval = 2, 1500*time.Millisecond }, []string{"advert_interval: version 2 counts in whole seconds"}},
 		{"version 3, part of 10 ms", func(c *Config) { c.Interval = 15 * time.Millisecond }, []string{"advert_interval: not in steps of 10ms"}},
 		{"version 3, longest", func(c *Config) { c.Interval = 40950 * time.Millisecond }, nil},
@@ -113,5 +117,22 @@ func TestValidate(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
 			}
 		})
+	}
+}
+
+func TestInterfaceOf(t *testing.T) {
+	public, inside := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("10.0.0.254")
+	c := Config{Interface: "eth0", Addresses: []netip.Addr{public}, Excluded: []netip.Addr{inside}}
+	if c.InterfaceOf(public) != "eth0" || c.InterfaceOf(inside) != "eth0" || !slices.Equal(c.Interfaces(), []string{"eth0"}) {
+		t.Errorf("by default: %s, %s, %v", c.InterfaceOf(public), c.InterfaceOf(inside), c.Interfaces())
+	}
+	c.ExcludedInterface = "eth1"
+	if c.InterfaceOf(public) != "eth0" || c.InterfaceOf(inside) != "eth1" || !slices.Equal(c.Interfaces(), []string{"eth0", "eth1"}) {
+		t.Errorf("with another: %s, %s, %v", c.InterfaceOf(public), c.InterfaceOf(inside), c.Interfaces())
+	}
+	other := c
+	other.ExcludedInterface = "eth2"
+	if c.SameRouter(other) {
+		t.Error("addresses elsewhere do not make another router")
 	}
 }

@@ -230,14 +230,16 @@ func (p *parent) postRelease(w http.ResponseWriter, r *http.Request) {
 
 // answerRouter answers with the router as it is when nothing is being handed over any more.
 func (p *parent) answerRouter(w http.ResponseWriter, r *http.Request, name string) {
-	for {
+	for begun := time.Now(); ; {
 		out := status.Router{Name: name}
-		for _, router := range p.view.snapshot(r.Context(), time.Now()).Routers {
+		s := p.view.snapshot(r.Context(), time.Now())
+		for _, router := range s.Routers {
 			if router.Name == name {
 				out = router
 			}
 		}
-		if out.State == vrrp.Master || out.Hold == nil || !out.Serving {
+		handing := out.Hold != nil && out.State != vrrp.Master && out.Serving
+		if !handing || s.Elector.Stale || time.Since(begun) > commitTimeout {
 			_ = json.NewEncoder(w).Encode(out) // fails only when the client has gone
 			return
 		}

@@ -43,7 +43,7 @@ type balancer struct {
 	services map[string]*serviceState
 	servers  map[checker.Key]*serverState
 	want     ipvsctl.Table
-	vips     map[netip.Addr]bool // those that are this host's; nil before the first look
+	vips     map[netip.Addr]bool // those that were looked for: is this host theirs?
 	unseen   lasting             // why they could not be looked for
 	waiting  []message           // answers that are due when it is settled
 	ownFault ownFault
@@ -366,17 +366,18 @@ func (b *balancer) lookForVIPs() {
 		return
 	}
 	before := b.vips
-	b.vips = local
-	said := make(map[netip.Addr]bool)
+	b.vips = make(map[netip.Addr]bool)
 	for _, vip := range vips {
+		was, known := before[vip]
+		_, said := b.vips[vip]
+		b.vips[vip] = local[vip]
 		switch {
-		case said[vip]:
-		case !local[vip] && (before == nil || before[vip]):
+		case said:
+		case !local[vip] && (was || !known):
 			b.emit(status.Event{Level: slog.LevelWarn, What: "VIP is not on this host, its requests do not arrive here", Cause: vip.String()})
-		case local[vip] && before != nil && !before[vip]:
+		case local[vip] && known && !was:
 			b.emit(status.Event{Level: slog.LevelInfo, What: "VIP is on this host", Cause: vip.String()})
 		}
-		said[vip] = true
 	}
 }
 

@@ -187,8 +187,17 @@ func (e *elector) watch(stop <-chan struct{}) {
 
 func (e *elector) lookAll() {
 	for _, r := range e.routers {
-		e.look(r.Config().Interface, nil)
+		e.lookFor(r, nil)
 	}
+}
+
+// lookFor looks at all that a router needs; then comes what is to be done after it.
+func (e *elector) lookFor(r *router, then func()) {
+	names := r.Config().Interfaces()
+	for _, name := range names[1:] {
+		e.look(name, nil)
+	}
+	e.look(names[0], then)
 }
 
 // look has the hands look at an interface, after all that they have still to do, and tells the routers on it. Then comes
@@ -219,8 +228,8 @@ func (e *elector) looked(name string, i host.Interface, there bool, err error) {
 	} else {
 		delete(e.blind, name)
 		for _, r := range slices.Clone(e.routers) {
-			if r.Config().Interface == name {
-				r.see(i, there)
+			if slices.Contains(r.Config().Interfaces(), name) {
+				r.see(name, i, there)
 			}
 		}
 	}

@@ -89,6 +89,14 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer p.close()
+	p.cfg = cfg // there is no former one that wishes could follow from
+	p.publish()
+	// Who looks sees how it begins; who wants something waits for the loop.
+	defer p.serving.Wait()
+	control := p.serve(p.control, p.controlHandler())
+	defer control.Close()
+	p.api.serve(p)
+	defer func() { p.api.Close() }() // whichever it is then
 	if err := p.begin(ctx, cfg); err != nil {
 		return err
 	}
@@ -145,7 +153,6 @@ const tableTime = 10 * time.Second
 
 // begin starts the children with the first configuration.
 func (p *parent) begin(ctx context.Context, cfg *config.Config) (err error) {
-	p.cfg = cfg // there is no former one that wishes could follow from
 	p.releaseLeft()
 	// A signal to stop waits until what was begun is whole, and then undoes it as configured.
 	whole := context.WithoutCancel(ctx)
@@ -158,6 +165,7 @@ func (p *parent) begin(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	p.saveLeft(cfg.Routers)
+	p.publish()
 	if err := p.commitTo(whole, p.elector, p.wishes); err != nil {
 		return err
 	}
@@ -327,12 +335,6 @@ func (p *parent) setWishes(w wishes) {
 }
 
 func (p *parent) loop(ctx context.Context, hup <-chan os.Signal) error {
-	defer p.serving.Wait()
-	control := p.serve(p.control, p.controlHandler())
-	defer control.Close()
-	p.api.serve(p)
-	defer func() { p.api.Close() }() // whichever it is then
-
 	p.emit(status.Event{
 		Level: slog.LevelInfo, What: "running",
 		Cause: fmt.Sprintf("%s, routers: %d, services: %d", p.ConfigFile, len(p.cfg.Routers), len(p.cfg.Services)),

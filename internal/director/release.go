@@ -77,16 +77,18 @@ func release(routers []vrrp.Config, log *slog.Logger) error {
 	}
 	for _, r := range e.routers {
 		r.leaving = true
-		if r.iface, r.seen, err = host.Look(r.Config().Interface); err != nil {
-			return err
+		for _, name := range r.Config().Interfaces() {
+			if r.seen[name], _, err = host.Look(name); err != nil {
+				return err
+			}
 		}
-		r.bind(sourceOf(r.Config(), r.iface, e.virtual))
+		r.bind(sourceOf(r.Config(), r.main(), e.virtual))
 	}
 	e.ending = true
 	e.stopping = func() { e.ended = true }
 	for _, r := range slices.Clone(e.routers) {
 		if slices.ContainsFunc(r.Config().All(), r.has) {
-			r.Step(vrrp.Link{Up: r.iface.Up})
+			r.Step(vrrp.Link{Up: r.main().Up})
 			r.Step(vrrp.Source{Addr: r.source})
 			r.tell(slog.LevelWarn, "the addresses of a dead daemon are handed over", fmt.Sprint(r.Config().All()))
 			r.Step(vrrp.Release{})

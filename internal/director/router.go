@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"poise/internal/host"
@@ -19,42 +20,49 @@ type router struct {
 	e       *elector
 	beat    *beat
 	hold    *status.Hold
-	seen    bool // the interface was looked at
 	started bool
 	leaving bool // was told to stop
 	stopped bool
 
-	iface  host.Interface // as it was seen last; zero while there is none
-	since  time.Time      // when the state was reached
-	source netip.Addr     // that the sockets are bound to
-	unable string         // why they cannot be bound, "" when they can or need not
+	seen   map[string]host.Interface // its interfaces as they were seen last; with index 0 where there is none
+	since  time.Time                 // when the state was reached
+	source netip.Addr                // that the sockets are bound to
+	unable string                    // why they cannot be bound, "" when they can or need not
 	late   status.Histogram
 	unsaid string // the last trouble with announcements that was said
 }
 
 func (e *elector) newRouter(c vrrp.Config) *router {
-	r := &router{e: e}
+	r := &router{e: e, seen: make(map[string]host.Interface)}
 	r.Instance = vrrp.NewInstance(c, now, r.own, r.do)
 	return r
 }
 
-// own tells whether an address is this host's.
+// main is the interface of the adverts.
+func (r *router) main() host.Interface { return r.seen[r.Config().Interface] }
+
+// own tells whether an address is this host's, on the interface where adverts are heard.
 func (r *router) own(addr netip.Addr) bool {
-	return slices.ContainsFunc(r.iface.Addrs, func(a host.Address) bool { return a.Addr() == addr })
+	return slices.ContainsFunc(r.main().Addrs, func(a host.Address) bool { return a.Addr() == addr })
 }
 
-// see takes note of what the interface is now, and of who has the virtual addresses.
-func (r *router) see(i host.Interface, there bool) {
+// see takes note of what an interface is now, and of who has the virtual addresses.
+func (r *router) see(name string, i host.Interface, there bool) {
 	if !there {
-		i = host.Interface{}
+		i = host.Interface{Name: name}
 	}
-	before := r.iface
-	r.iface, r.seen = i, true
-	r.bind(sourceOf(r.Config(), i, r.e.virtual))
-	if r.FD() >= 0 && i.Up && !before.Up {
-		r.e.rejoin(i.Name)
+	before := r.seen[name]
+	r.seen[name] = i
+	if name == r.Config().Interface {
+		r.bind(sourceOf(r.Config(), i, r.e.virtual))
+		if r.FD() >= 0 && i.Up && !before.Up {
+			r.e.rejoin(name)
+		}
 	}
-	r.Step(vrrp.Link{Up: i.Up})
+	if !r.sawAll() {
+		return
+	}
+	r.Step(vrrp.Link{Up: len(r.down()) == 0})
 	r.Step(vrrp.Source{Addr: r.source})
 	r.begin()
 	for _, addr := range r.Config().All() {
@@ -71,10 +79,20 @@ func (r *router) see(i host.Interface, there bool) {
 	}
 }
 
-// has tells whether the interface has a virtual address. That of an owner is the host's own as well, with
+// sawAll tells whether each of the interfaces was looked at.
+func (r *router) sawAll() bool {
+	return !slices.ContainsFunc(r.Config().Interfaces(), func(name string) bool { _, ok := r.seen[name]; return !ok })
+}
+
+// down are the interfaces that are not up.
+func (r *router) down() []string {
+	return slices.DeleteFunc(r.Config().Interfaces(), func(name string) bool { return r.seen[name].Up })
+}
+
+// has tells whether its interface has a virtual address. That of an owner is the host's own as well, with
 // the network's prefix length, and then does not count.
 func (r *router) has(addr netip.Addr) bool {
-	return slices.ContainsFunc(r.iface.Addrs, func(a host.Address) bool {
+	return slices.ContainsFunc(r.seen[r.Config().InterfaceOf(addr)].Addrs, func(a host.Address) bool {
 		return a.Addr() == addr && (a.IsSingleIP() || !r.Config().Owner())
 	})
 }
@@ -85,18 +103,18 @@ func (r *router) bind(source netip.Addr) {
 		r.unbind("")
 		return
 	}
-	if r.FD() >= 0 && r.iface.Index == r.e.bound[r] {
+	if r.FD() >= 0 && r.main().Index == r.e.bound[r] {
 		if source != r.source {
 			r.SetSource(source)
 			r.source = source
 		}
 		return
 	}
-	if err := r.Bind(r.iface.Index, source); err != nil {
+	if err := r.Bind(r.main().Index, source); err != nil {
 		r.unbind(err.Error())
 		return
 	}
-	r.source, r.unable, r.e.bound[r] = source, "", r.iface.Index
+	r.source, r.unable, r.e.bound[r] = source, "", r.main().Index
 }
 
 func (r *router) unbind(why string) {
@@ -128,9 +146,9 @@ func sourceOf(c vrrp.Config, i host.Interface, virtual func(netip.Addr) bool) ne
 	return netip.Addr{}
 }
 
-// begin starts the election once that is allowed and the interface has been looked at.
+// begin starts the election once that is allowed and the interfaces have been looked at.
 func (r *router) begin() {
-	if r.started || r.leaving || !r.seen || !r.e.ready {
+	if r.started || r.leaving || !r.sawAll() || !r.e.ready {
 		return
 	}
 	r.started = true
@@ -163,36 +181,36 @@ func (r *router) drain() {
 func (r *router) do(a vrrp.Action) {
 	switch a := a.(type) {
 	case vrrp.Add:
-		r.work(a.Op, func(index int) error {
-			if index == 0 {
-				return fmt.Errorf("there is no interface %s", r.Config().Interface)
+		r.work(a.Op, a.Addrs, func(i host.Interface, addrs []netip.Addr) error {
+			if i.Index == 0 {
+				return fmt.Errorf("there is no interface %s", i.Name)
 			}
-			return host.AddVirtual(index, a.Addrs)
+			return host.AddVirtual(i.Index, addrs)
 		})
 	case vrrp.Delete:
 		evict := a.Evict && !r.Config().Owner()
-		r.work(a.Op, func(index int) error {
+		r.work(a.Op, a.Addrs, func(i host.Interface, addrs []netip.Addr) error {
 			switch {
-			case index == 0:
+			case i.Index == 0:
 				return nil // they went with the interface
 			case !evict:
-				return host.DelVirtual(index, a.Addrs)
+				return host.DelVirtual(i.Index, addrs)
 			}
 			var errs []error
-			for _, addr := range a.Addrs {
-				errs = append(errs, host.Evict(index, addr))
+			for _, addr := range addrs {
+				errs = append(errs, host.Evict(i.Index, addr))
 			}
 			return errors.Join(errs...)
 		})
 	case vrrp.Announce:
 		for _, addr := range a.Addrs {
-			r.e.pacer.add(r.iface.Name, announcement{r, addr, a.Round})
+			r.e.pacer.add(r.Config().InterfaceOf(addr), announcement{r, addr, a.Round})
 		}
 		r.e.announce() // what may leave at once does
 	case vrrp.CancelAnnounce:
 		r.e.pacer.cancel(r)
 	case vrrp.Recheck:
-		r.e.look(r.Config().Interface, func() { r.Step(vrrp.Checked{}) })
+		r.e.lookFor(r, func() { r.Step(vrrp.Checked{}) })
 	case vrrp.Became:
 		r.since = time.Now()
 		if a.To != vrrp.Master {
@@ -221,11 +239,24 @@ func (r *router) do(a vrrp.Action) {
 	}
 }
 
-// work has the hands change the interface, and tells the machine the outcome.
-func (r *router) work(op uint64, change func(index int) error) {
-	index := r.iface.Index
+// work has the hands change the addresses of each interface, and tells the machine the outcome.
+func (r *router) work(op uint64, addrs []netip.Addr, change func(host.Interface, []netip.Addr) error) {
+	c := r.Config()
+	var on []host.Interface
+	for _, name := range c.Interfaces() {
+		i := r.seen[name]
+		i.Name = name
+		on = append(on, i)
+	}
 	r.e.hands.give(func() {
-		err := change(index)
+		var errs []error
+		for _, i := range on {
+			there := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return c.InterfaceOf(a) != i.Name })
+			if len(there) > 0 {
+				errs = append(errs, change(i, there))
+			}
+		}
+		err := errors.Join(errs...)
 		r.e.inbox.post(func() { r.Step(vrrp.Done{Op: op, Err: err}) })
 	})
 }
@@ -236,7 +267,7 @@ func (r *router) announce(a announcement) {
 		return
 	}
 	trouble := ""
-	if err := r.e.announcer.Announce(r.iface, a.addr); err != nil {
+	if err := r.e.announcer.Announce(r.seen[r.Config().InterfaceOf(a.addr)], a.addr); err != nil {
 		trouble = err.Error()
 	}
 	if trouble != "" && trouble != r.unsaid {
@@ -255,7 +286,7 @@ func (r *router) snapshot() status.Router {
 	out := status.Router{
 		Name: c.Name, Interface: c.Interface, VRID: c.VRID, Version: c.Version,
 		State: s.State, Since: r.since, Why: s.Why,
-		Priority: c.Priority, Addresses: c.All(), Serving: s.Serving, Source: r.source,
+		Priority: c.Priority, Addresses: c.Addresses, Excluded: c.Excluded, ExcludedInterface: c.ExcludedInterface, Serving: s.Serving, Source: r.source,
 		Master: s.Master, MasterPriority: s.MasterPriority,
 		Sent: books.Sent, Received: books.Received, Dropped: books.Dropped, Transitions: books.Transitions,
 		Hold: r.hold, Lateness: r.late,
@@ -265,6 +296,9 @@ func (r *router) snapshot() status.Router {
 	}
 	if s.State == vrrp.Fault {
 		out.Faults = s.Faults.String()
+		if down := r.down(); len(down) > 0 {
+			out.Faults += " (" + strings.Join(down, ", ") + ")"
+		}
 		if r.unable != "" {
 			out.Faults += ": " + r.unable
 		}

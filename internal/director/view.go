@@ -117,7 +117,7 @@ func (v *view) answer(w *witness, q *question, source *child) {
 	defer v.mu.Unlock()
 	w.asking, w.silent = nil, ""
 	if err != nil {
-		w.silent = strings.TrimPrefix(err.Error(), "the "+source.role+": ")
+		w.silent = strings.TrimLeft(strings.TrimPrefix(err.Error(), "the "+source.role), ": ")
 	} else if answer.Snapshot != nil && source == w.source {
 		w.last, w.begun = answer.Snapshot, q.begun
 	}

@@ -27,7 +27,7 @@ func (r *Router) Line() string {
 	case r.Why != "":
 		fmt.Fprintf(&b, " (%s)", r.Why)
 	}
-	fmt.Fprintf(&b, "  %s on %s, priority %d", few(r.Addresses), r.Interface, r.Priority)
+	fmt.Fprintf(&b, "  %s, priority %d", r.places(), r.Priority)
 	switch {
 	case r.Hold != nil:
 		fmt.Fprintf(&b, "; %s", r.lastHeard())
@@ -41,6 +41,14 @@ func (r *Router) Line() string {
 		b.WriteString("; the addresses are still here")
 	}
 	return b.String()
+}
+
+// places tells which addresses are meant to be where: "192.0.2.10 on eth0, 10.0.0.254 on eth1".
+func (r *Router) places() string {
+	if r.ExcludedInterface == "" {
+		return few(slices.Concat(r.Addresses, r.Excluded)) + " on " + r.Interface
+	}
+	return fmt.Sprintf("%s on %s, %s on %s", few(r.Addresses), r.Interface, few(r.Excluded), r.ExcludedInterface)
 }
 
 // master is the node whose advert was heard last, nil when none was.

@@ -61,6 +61,16 @@ func TestRouterLine(t *testing.T) {
 			Router{Waiting: "for the first table"},
 			"INIT (waits for the first table)  192.0.2.10 on eth0, priority 150",
 		},
+		{
+			"excluded addresses",
+			Router{Excluded: []netip.Addr{netip.MustParseAddr("2001:db8::10")}},
+			"INIT  192.0.2.10, 2001:db8::10 on eth0, priority 150",
+		},
+		{
+			"excluded addresses elsewhere",
+			Router{Excluded: []netip.Addr{netip.MustParseAddr("10.0.0.254")}, ExcludedInterface: "eth1"},
+			"INIT  192.0.2.10 on eth0, 10.0.0.254 on eth1, priority 150",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := tt.router

@@ -83,10 +83,12 @@ type Router struct {
 	Since     time.Time  `json:"since,omitzero"` // when State was reached
 	Why       string     `json:"why"`            // what led to State: "no advert from 192.0.2.2 for 3.609s"
 	Priority  uint8      `json:"priority"`       // 1 to 255, as this node advertises it
-	// Addresses are the virtual ones: the advertised, then the excluded. Serving says that this host has them.
-	Addresses []netip.Addr `json:"addresses"`
-	Serving   bool         `json:"serving"`
-	Source    netip.Addr   `json:"source,omitzero"` // of this node's adverts; zero when there is none
+	// Addresses are the virtual ones that are advertised, Excluded the others. Serving says that this host has them all.
+	Addresses         []netip.Addr `json:"addresses"`
+	Excluded          []netip.Addr `json:"excluded_addresses,omitempty"`
+	ExcludedInterface string       `json:"excluded_interface,omitempty"` // that has the excluded ones, where it is another
+	Serving           bool         `json:"serving"`
+	Source            netip.Addr   `json:"source,omitzero"` // of this node's adverts; zero when there is none
 	// Master is the node whose advert was heard last, zero when none was; Speakers says when.
 	Master         netip.Addr `json:"master,omitzero"`
 	MasterPriority uint8      `json:"master_priority,omitempty"`

@@ -41,7 +41,9 @@ func (s *Snapshot) problems() []string {
 		add("the elector %s", s.Elector.Problem)
 	}
 	if s.Elector.Stale && !s.Elector.none() {
-		add("what follows about routers was true at %s", when(s.Elector.Heard))
+		if !s.Elector.Heard.IsZero() {
+			add("what follows about routers was true at %s", when(s.Elector.Heard))
+		}
 	}
 	for i := range s.Routers {
 		s.Routers[i].problems(add)

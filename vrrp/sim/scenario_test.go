@@ -19,7 +19,7 @@ func TestScenario(t *testing.T) {
 			for _, p := range []struct {
 				version int
 				a       time.Duration
-			}{{2, time.Second}, {3, time.Second}, {3, 100 * time.Millisecond}, {3, 10 * time.Millisecond}} {
+			}{{2, time.Second}, {2, 3 * time.Second}, {3, time.Second}, {3, 100 * time.Millisecond}, {3, 10 * time.Millisecond}} {
 				t.Run(fmt.Sprintf("v%d_%v", p.version, p.a), func(t *testing.T) {
 					for seed := range uint64(6) {
 						name, noise := "exact", Noise{}
@@ -150,7 +150,19 @@ func heardAt(n *Node, from time.Duration) []time.Duration {
 	return n.w.Trace.Times(n, from, func(e any) bool { _, ok := e.(vrrp.Received); return ok })
 }
 
-func last(times []time.Duration) time.Duration { return times[len(times)-1] }
+// first and last end the scenario when what they are asked for has not happened.
+
+func (s *stage) first(times []time.Duration) time.Duration { return s.nth(times, 0) }
+func (s *stage) last(times []time.Duration) time.Duration  { return s.nth(times, len(times)-1) }
+
+func (s *stage) nth(times []time.Duration, i int) time.Duration {
+	s.Helper()
+	if i < 0 || i >= len(times) {
+		s.Error("it did not happen")
+		s.finish()
+	}
+	return times[i]
+}
 
 // never fails when something happened.
 func (s *stage) never(what string, times []time.Duration) {
@@ -171,12 +183,12 @@ var scenarios = []struct {
 		n.Start(false)
 		start := w.Now()
 		w.For(10 * s.a)
-		s.within("master after", masterAt(n, 0)[0]-start, s.mdi(n), s.Late)
+		s.within("master after", s.first(masterAt(n, 0))-start, s.mdi(n), s.Late)
 	}},
 
 	{"02_two_start_together", func(s *stage) {
 		_, n := s.settled(150, 100)
-		s.within("the better is master after", masterAt(n[0], 0)[0], s.mdi(n[0]), s.Late)
+		s.within("the better is master after", s.first(masterAt(n[0], 0)), s.mdi(n[0]), s.Late)
 		s.never("the other is master", masterAt(n[1], 0))
 	}},
 
@@ -186,7 +198,7 @@ var scenarios = []struct {
 		s.only(n[1]) // has the higher address
 		if len(masterAt(n[0], 0)) > 0 {
 			left := n[0].w.Trace.Times(n[0], 0, func(a any) bool { b, ok := a.(vrrp.Became); return ok && b.From == vrrp.Master })
-			s.within("the duel lasts", left[0]-max(masterAt(n[0], 0)[0], masterAt(n[1], 0)[0]), 0, s.duel())
+			s.within("the duel lasts", s.first(left)-max(s.first(masterAt(n[0], 0)), s.first(masterAt(n[1], 0))), 0, s.duel())
 		}
 	}},
 
@@ -204,7 +216,7 @@ var scenarios = []struct {
 			w.For(s.a * time.Duration(phase) / 16)
 			n[0].PowerOff()
 			w.For(10 * s.a)
-			s.within("silence", sentAt(n[1], 0)[0]-last(sentAt(n[0], 0)), s.mdi(n[1]), s.Delay+s.Late)
+			s.within("silence", s.first(sentAt(n[1], 0))-s.last(sentAt(n[0], 0)), s.mdi(n[1]), s.Delay+s.Late)
 		}
 	}},
 
@@ -224,14 +236,14 @@ var scenarios = []struct {
 
 		w, n = s.settled(150, 100)
 		lose(w, n[0], 3)
-		heard := last(heardAt(n[1], 0))
+		heard := s.last(heardAt(n[1], 0))
 		w.For(10 * s.a)
-		s.within("takeover after three were lost", masterAt(n[1], 0)[0]-heard, s.mdi(n[1]), s.Late)
+		s.within("takeover after three were lost", s.first(masterAt(n[1], 0))-heard, s.mdi(n[1]), s.Late)
 		s.only(n[0])
 
 		w, n = s.settled(150, 100)
 		lose(w, n[0], 3)
-		w.Run(last(heardAt(n[1], 0)) + s.mdi(n[1]) - s.skew(n[1])/2)
+		w.Run(s.last(heardAt(n[1], 0)) + s.mdi(n[1]) - s.skew(n[1])/2)
 		n[0].Reload(n[0].Config) // lets it send: just in time
 		w.For(10 * s.a)
 		s.never("takeover although the fourth came in time", masterAt(n[1], 0))
@@ -244,30 +256,44 @@ var scenarios = []struct {
 		stop := w.Now()
 		w.For(10 * s.a)
 		s.only(n[1])
-		s.within("release to advert", sentAt(n[1], 0)[0]-releasedAt(n[0], 0)[0], s.skew(n[1]), min(5*time.Millisecond, s.a/10)+s.Delay+s.Late)
+		s.within("release to advert", s.first(sentAt(n[1], 0))-s.first(releasedAt(n[0], 0)), s.skew(n[1]), min(5*time.Millisecond, s.a/10)+s.Delay+s.Late)
 		s.never("the leaver announces", announcedAt(n[0], stop))
 		gone, there := workedAt(n[0], stop), workedAt(n[1], stop)
-		s.within("time without the addresses", max(0, there[0]-gone[0]), 0, s.Delay+s.Late+s.Work)
+		s.within("time without the addresses", max(0, s.first(there)-s.first(gone)), 0, s.Delay+s.Late+s.Work)
 		s.within("time with two owners", max(0, gone[0]-there[0]), 0, s.Delay+s.Late+2*s.Work)
 		if n[0].Runs() {
 			s.Error("the leaver still runs")
 		}
+		copies := releasedAt(n[0], 0)
+		s.within("second release", s.nth(copies, 1)-copies[0], min(5*time.Millisecond, s.a/10), s.Late)
+
+		w, n = s.settled(150, 100)
+		lost := false
+		w.Net.Drop = func(_, _ *Node, a vrrp.Advert) bool {
+			first := !lost && a.Priority == vrrp.PriorityRelease
+			lost = lost || first
+			return first
+		}
+		n[0].Stop()
+		stop = w.Now()
+		w.For(10 * s.a)
+		s.within("takeover after one release was lost", s.first(masterAt(n[1], stop))-stop, s.skew(n[1]), min(5*time.Millisecond, s.a/10)+s.Delay+2*s.Late)
 	}},
 
 	{"08_all_releases_lost", func(s *stage) {
 		w, n := s.settled(150, 100)
 		w.Net.Drop = func(_, _ *Node, a vrrp.Advert) bool { return a.Priority == vrrp.PriorityRelease }
-		heard := last(heardAt(n[1], 0))
+		heard := s.last(heardAt(n[1], 0))
 		n[0].Stop()
 		stop := w.Now()
 		w.For(max(10*s.a, 2*time.Second))
-		s.within("takeover", masterAt(n[1], 0)[0]-heard, s.mdi(n[1]), s.Late)
+		s.within("takeover", s.first(masterAt(n[1], 0))-heard, s.mdi(n[1]), s.Late)
 		// Whichever comes first: the new master is heard, or nobody is for long enough.
 		wait := max(s.a, time.Second) * 11 / 10
 		if heard := heardAt(n[0], stop); len(heard) > 0 {
 			wait = min(wait, heard[0]-stop)
 		}
-		s.within("the addresses are gone after", last(workedAt(n[0], 0))-stop, wait, s.Late+s.Work)
+		s.within("the addresses are gone after", s.last(workedAt(n[0], 0))-stop, wait, s.Late+s.Work)
 	}},
 
 	{"09_release_of_a_stranger", func(s *stage) {
@@ -281,13 +307,13 @@ var scenarios = []struct {
 
 	{"10_release_heard_by_the_master", func(s *stage) {
 		w, n := s.settled(150, 100)
-		w.Run(last(sentAt(n[0], 0)) + s.a/2)
+		w.Run(s.last(sentAt(n[0], 0)) + s.a/2)
 		heard := w.Now()
 		w.Forge(n[1], n[0], vrrp.PriorityRelease)
 		w.For(3 * s.a)
 		sent := sentAt(n[0], heard)
-		s.within("answer after", sent[0]-heard, 0, s.Delay)
-		s.within("next advert after", sent[1]-sent[0], s.a, s.Late)
+		s.within("answer after", s.first(sent)-heard, 0, s.Delay)
+		s.within("next advert after", s.nth(sent, 1)-sent[0], s.a, s.Late)
 		s.never("the backup is master", masterAt(n[1], 0))
 	}},
 
@@ -317,24 +343,24 @@ var scenarios = []struct {
 			b := w.Add(better)
 			b.Start(false)
 			w.For(s.a * 5 / 4) // it has heard the master once
-			heard := heardAt(b, 0)[0]
+			heard := s.first(heardAt(b, 0))
 			if crash {
 				n[0].PowerOff()
-				heard = last(heardAt(b, 0))
+				heard = s.last(heardAt(b, 0))
 			}
 			w.For(10 * s.a)
 			s.only(b)
 			if crash {
-				s.within("takeover after the crash", masterAt(b, 0)[0]-heard, s.mdi(b), s.Late)
+				s.within("takeover after the crash", s.first(masterAt(b, 0))-heard, s.mdi(b), s.Late)
 			} else {
-				s.within("takeover after", masterAt(b, 0)[0]-heard, better.PreemptDelay+s.mdi(b)-s.a-s.Delay, s.a+s.Delay+s.Late)
+				s.within("takeover after", s.first(masterAt(b, 0))-heard, better.PreemptDelay+s.mdi(b)-s.a-s.Delay, s.a+s.Delay+s.Late)
 			}
 		}
 	}},
 
 	{"13_owner", func(s *stage) {
 		w, n := s.start(s.config(255), s.config(100))
-		s.within("master after", masterAt(n[0], 0)[0], 0, 0)
+		s.within("master after", s.first(masterAt(n[0], 0)), 0, 0)
 		w.For(10 * s.a)
 		s.only(n[0])
 
@@ -360,11 +386,11 @@ var scenarios = []struct {
 		fast.Start(false)
 		w.For(10 * s.a)
 		n[0].PowerOff()
-		heard := last(heardAt(fast, 0))
+		heard := s.last(heardAt(fast, 0))
 		w.For(20 * s.a)
-		s.within("takeover by the master's interval", masterAt(fast, 0)[0]-heard, learned(fast), s.Late)
+		s.within("takeover by the master's interval", s.first(masterAt(fast, 0))-heard, learned(fast), s.Late)
 		sent := sentAt(fast, 0)
-		s.within("its own one as master", sent[1]-sent[0], s.a, s.Late)
+		s.within("its own one as master", s.nth(sent, 1)-sent[0], s.a, s.Late)
 
 		n[0].Start(false)
 		w.For(20 * s.a)
@@ -375,13 +401,24 @@ var scenarios = []struct {
 		fast.SetLink(true)
 		up := w.Now()
 		w.For(20 * s.a)
-		s.within("its own one after a fault", masterAt(fast, up)[0]-up, s.mdi(fast), 2*s.Late)
+		s.within("its own one after a fault", s.first(masterAt(fast, up))-up, s.mdi(fast), 2*s.Late)
+	}},
+
+	{"17_junk_does_not_delay_the_beat", func(s *stage) {
+		w, n := s.settled(150, 100)
+		w.Junk(s.seed, s.a/10)
+		w.For(100 * s.a)
+		sent := sentAt(n[0], 0)
+		for i, at := range sent {
+			s.within(fmt.Sprintf("advert %d", i), at, sent[0]+time.Duration(i)*s.a, s.Late)
+		}
+		s.never("the backup is master", masterAt(n[1], 0))
 	}},
 
 	{"18_partition_and_heal_at_every_phase", func(s *stage) {
 		for phase := range 16 {
 			w, n := s.settled(150, 100, 50)
-			w.Run(last(sentAt(n[0], 0)) + s.a*time.Duration(phase)/16)
+			w.Run(s.last(sentAt(n[0], 0)) + s.a*time.Duration(phase)/16)
 			w.Part(n[:1], true)
 			w.For(5*s.a + s.a*time.Duration(phase*7%16)/16)
 			w.Part(n[:1], false)
@@ -389,7 +426,7 @@ var scenarios = []struct {
 			s.only(n[0])
 			w.For(10 * s.a)
 			s.only(n[0])
-			if lost, won := last(announcedAt(n[1], 0)), last(announcedAt(n[0], 0)); won < lost {
+			if lost, won := s.last(announcedAt(n[1], 0)), s.last(announcedAt(n[0], 0)); won < lost {
 				s.Errorf("phase %d: the winner announced at %v, before the loser did at %v", phase, won, lost)
 			}
 		}
@@ -416,7 +453,16 @@ var scenarios = []struct {
 	{"20_master_frozen", func(s *stage) {
 		better := s.config(150)
 		better.Preempt = false
-		for _, mdis := range []float64{0.3, 0.5, 0.7, 0.9, 1, 1.5, 2, 5, 20} {
+		meek := s.config(100)
+		meek.Preempt = false
+		w, n := s.start(meek, s.config(50))
+		w.For(10 * s.a)
+		n[0].Freeze()
+		w.For(10 * s.a)
+		n[0].Wake()
+		s.only(n[1]) // as it does not preempt, it leaves to the other what that has taken
+
+		for _, mdis := range []float64{0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2, 5, 20} {
 			for _, other := range []vrrp.Config{s.config(50), better} {
 				w, n := s.start(s.config(100))
 				w.For(5 * s.a)
@@ -426,10 +472,10 @@ var scenarios = []struct {
 				n[0].Queue = 1000
 				n[0].Freeze()
 				w.For(time.Duration(mdis * float64(s.mdi(b))))
-				took, silent := len(masterAt(b, 0)) > 0, w.Now()-last(sentAt(n[0], 0))
+				took, silent := len(masterAt(b, 0)) > 0, w.Now()-s.last(sentAt(n[0], 0))
 				n[0].Wake()
 				woke := w.Now()
-				w.For(s.Delay + s.Late + s.Work)
+				w.For(s.Late + s.Work)
 				sent, announced := len(sentAt(n[0], woke)), len(announcedAt(n[0], woke))
 				switch yields := took && other.Priority > 100; {
 				case yields && (sent > 0 || announced > 0):
@@ -500,6 +546,98 @@ var scenarios = []struct {
 		s.only(n[0])
 	}},
 
+	{"24_link_of_the_master", func(s *stage) {
+		w, n := s.settled(150, 100)
+		n[0].SetLink(false)
+		heard := s.last(heardAt(n[1], 0))
+		w.For(10 * s.a)
+		if n[0].State() != vrrp.Fault {
+			s.Errorf("without link it is %v", n[0].State())
+		}
+		s.within("takeover", s.first(masterAt(n[1], 0))-heard, s.mdi(n[1]), s.Late)
+		n[0].SetLink(true)
+		up := w.Now()
+		w.For(10 * s.a)
+		s.within("return", s.first(masterAt(n[0], up))-up, s.mdi(n[0]), 2*s.Late)
+		s.only(n[0])
+	}},
+
+	{"26_priority_falls_below_the_other", func(s *stage) {
+		w, n := s.settled(150, 100)
+		less := n[0].Config
+		less.Priority = 90
+		n[0].Reload(less)
+		fell := w.Now()
+		w.For(10 * s.a)
+		s.within("takeover", s.first(masterAt(n[1], 0))-fell, 0, s.mdi(n[1])+s.Late)
+		s.only(n[1])
+	}},
+
+	{"27_address_removed_by_somebody", func(s *stage) {
+		w, n := s.settled(150, 100)
+		addr := n[0].Config.Addresses[0]
+		for range 3 {
+			n[0].Steal(addr)
+			stolen := w.Now()
+			w.For(s.a)
+			s.within("it is back", s.first(workedAt(n[0], stolen))-stolen, 0, s.Late+s.Work)
+		}
+		s.never("it has released", releasedAt(n[0], 0))
+		n[0].Steal(addr)
+		w.For(s.mdi(n[1]) + s.Late)
+		if got := n[0].State(); got != vrrp.Fault {
+			s.Errorf("after the fourth time it is %v", got)
+		}
+		s.only(n[1])
+		w.For(30*time.Second + s.mdi(n[0]))
+		s.only(n[0])
+	}},
+
+	{"28_addresses_are_refused", func(s *stage) {
+		w, n := s.start(s.config(150), s.config(100))
+		n[0].Refuse = true
+		w.For(10*s.a + time.Second)
+		if got := n[0].State(); got != vrrp.Fault {
+			s.Errorf("without addresses it is %v", got)
+		}
+		s.only(n[1])
+		released := s.first(releasedAt(n[0], 0))
+		s.within("takeover", s.first(masterAt(n[1], released))-released, s.skew(n[1]), s.Delay+s.Late)
+	}},
+
+	{"32_hold", func(s *stage) {
+		w, n := s.settled(150, 100)
+		n[0].Hold(true)
+		held := w.Now()
+		w.For(10 * s.a)
+		s.only(n[1])
+		s.within("takeover", s.first(masterAt(n[1], held))-held, s.skew(n[1]), min(5*time.Millisecond, s.a/10)+s.Delay+s.Late)
+		n[1].PowerOff()
+		n[0].Kill()
+		w.For(s.a)
+		n[0].Start(false)
+		w.For(10 * s.a)
+		s.never("a held one takes over", masterAt(n[0], held))
+		n[0].Hold(false)
+		free := w.Now()
+		w.For(10 * s.a)
+		s.within("after the hold", s.first(masterAt(n[0], held))-free, s.mdi(n[0]), s.Late)
+	}},
+
+	{"33_warm_restart", func(s *stage) {
+		w, n := s.settled(150, 100)
+		n[0].Kill()
+		w.Run(s.last(sentAt(n[0], 0)) + 2*s.a - 1)
+		n[0].Start(true)
+		s.only(n[0])
+		if got := w.Now() - s.last(sentAt(n[0], 0)); got != 0 {
+			s.Errorf("no advert at once, but %v ago", got)
+		}
+		w.For(10 * s.a)
+		s.never("takeover", masterAt(n[1], 0))
+		s.only(n[0])
+	}},
+
 	{"34_addresses_left_by_a_crash", func(s *stage) {
 		for _, priority := range []uint8{150, 255} {
 			w, n := s.settled(priority, 100)
@@ -514,8 +652,8 @@ var scenarios = []struct {
 			deleted := w.Trace.Times(n[0], start, func(a any) bool { _, ok := a.(vrrp.Delete); return ok })
 			w.For(10 * s.a)
 			s.only(n[0])
-			if len(deleted) == 0 || priority < 255 && workedAt(n[0], start)[0] > sentAt(n[0], start)[0] {
-				s.Errorf("deleted at %v, done at %v, advert at %v", deleted, workedAt(n[0], start)[0], sentAt(n[0], start)[0])
+			if len(deleted) == 0 || priority < 255 && s.first(workedAt(n[0], start)) > s.first(sentAt(n[0], start)) {
+				s.Errorf("deleted at %v, done at %v, advert at %v", deleted, s.first(workedAt(n[0], start)), s.first(sentAt(n[0], start)))
 			}
 		}
 	}},
@@ -530,7 +668,7 @@ var scenarios = []struct {
 		w.For(s.a + s.duel())
 		s.only(n[0])
 		checked := w.Trace.Times(n[0], woke, func(e any) bool { return e == vrrp.Checked{} })
-		s.within("it looks at its host before it sends", sentAt(n[0], woke)[0], checked[0], 0)
+		s.within("it looks at its host before it sends", s.first(sentAt(n[0], woke)), s.first(checked), 0)
 
 		w, n = s.settled(150, 100) // the backup
 		n[1].Sleep()
@@ -540,6 +678,35 @@ var scenarios = []struct {
 		s.never("takeover", masterAt(n[1], 0))
 	}},
 
+	{"39_nobody_else", func(s *stage) {
+		w, n := s.settled(150)
+		n[0].Stop()
+		stop := w.Now()
+		w.For(max(10*s.a, 2*time.Second))
+		s.within("the addresses are gone after", s.last(workedAt(n[0], 0))-stop, max(s.a, time.Second)*11/10, s.Late+s.Work)
+		if n[0].Runs() {
+			s.Error("it still runs")
+		}
+	}},
+
+	{"40_source_address", func(s *stage) {
+		w, n := s.start(s.config(100), s.config(100))
+		w.For(10 * s.a)
+		s.only(n[1])
+		n[0].SetSource(n[0].stranger()) // was the lower address, and is the higher now
+		w.Part(n[:1], true)
+		w.For(10 * s.a)
+		w.Part(n[:1], false)
+		w.For(10 * s.a)
+		s.only(n[0])
+		n[0].SetSource(netip.Addr{})
+		w.For(10 * s.a)
+		if got := n[0].State(); got != vrrp.Fault {
+			s.Errorf("without source it is %v", got)
+		}
+		s.only(n[1])
+	}},
+
 	{"41_repeated_and_late_adverts", func(s *stage) {
 		w, n := s.settled(150, 100)
 		w.Net.Dup = 1
@@ -547,7 +714,7 @@ var scenarios = []struct {
 		s.never("takeover", masterAt(n[1], 0))
 		s.only(n[0])
 
-		w.Run(last(sentAt(n[0], 0)) + s.a/4)
+		w.Run(s.last(sentAt(n[0], 0)) + s.a/4)
 		w.Forge(n[0], n[1], vrrp.PriorityRelease) // from an earlier life
 		late := w.Now()
 		w.For(s.skew(n[1]) + s.duel())
