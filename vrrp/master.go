@@ -249,7 +249,8 @@ func (m *Machine) release() {
 	m.leaving = true
 	// One lost release would cost the others three intervals; a later copy would let some wait again.
 	m.secondAt = m.now + min(5*time.Millisecond, m.cfg.Interval/10)
-	m.leaveAt = m.now + max(m.cfg.Interval, time.Second)*11/10
+	// By then every backup has waited its skew, which is at most an interval, in version 2 at most a second.
+	m.leaveAt = m.now + max(Skew(m.cfg.Version, m.cfg.Interval, 0), time.Second)*11/10
 }
 
 // left ends the leaving: another node serves, or none will.
