@@ -181,14 +181,13 @@ func (m *Machine) addFailed(err error) {
 		m.retryAt = m.now + addRetry
 		return
 	}
-	m.failures = 0
 	m.note(slog.LevelError, "virtual addresses not added", "%v", err)
 	m.failFor(Install, err.Error())
 }
 
 // missing puts back an address that somebody removed, unless that happens all the time.
 func (m *Machine) missing(addr netip.Addr) {
-	if m.state != Master || m.Expects(addr) != Yes {
+	if m.Expects(addr) != Yes {
 		return
 	}
 	if m.changed(addr) {

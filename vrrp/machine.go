@@ -241,9 +241,6 @@ func (m *Machine) finish() {
 }
 
 func (m *Machine) stop() {
-	if m.stopping {
-		return
-	}
 	m.stopping = true
 	if m.state == Master {
 		m.release()

@@ -40,7 +40,15 @@ type witness struct {
 	releasedAt time.Duration // after that, or Never
 	patient    bool          // its preemption delay counts, so that it may have to wait longer than these say
 
-	story strings.Builder
+	story []chapter
+}
+
+// chapter is a Step as it went.
+type chapter struct {
+	now     time.Duration
+	e       Event
+	actions []Action
+	due     time.Duration
 }
 
 // failer is what [testing.T] and [rapid.T] have in common here.
@@ -51,7 +59,11 @@ func newWitness(t failer, c Config) *witness {
 }
 
 func (w *witness) failf(format string, args ...any) {
-	w.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), w.story.String())
+	var story strings.Builder
+	for _, c := range w.story {
+		fmt.Fprintf(&story, "%-14v %-45s → %sdeadline %s\n", c.now, fmt.Sprintf("%T%+v", c.e, c.e), tell(c.actions, c.now), tellTime(c.due))
+	}
+	w.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), story.String())
 }
 
 // step is Machine.Step, with an eye on everything.
@@ -60,10 +72,11 @@ func (w *witness) step(at time.Duration, e Event) []Action {
 	before, due := w.m.Status(), w.m.Deadline()
 	asleep := before.State == Master && w.now-before.LastSent >= 2*w.cfg.Interval
 	most := 8 + 4*len(w.cfg.All())
+	decides := w.m.decides(at)
 
 	actions := w.m.Step(at, e)
 
-	fmt.Fprintf(&w.story, "%-14v %-45s → %sdeadline %s\n", w.now, fmt.Sprintf("%T%+v", e, e), tell(actions, w.now), tellTime(w.m.Deadline()))
+	w.story = append(w.story, chapter{w.now, e, actions, w.m.Deadline()})
 	_, releasing := e.(Release)
 	releasing = releasing && !w.started || before.Leaving
 	w.learn(e)
@@ -84,6 +97,9 @@ func (w *witness) step(at time.Duration, e Event) []Action {
 		if w.m.Deadline() <= w.now {
 			w.failf("a Timer is due at once again")
 		}
+		if !decides && slices.ContainsFunc(actions, decision) {
+			w.failf("a Timer decided, and decides did not foresee it")
+		}
 	}
 	w.compare(after)
 	w.comparePlaces(after)
@@ -99,6 +115,17 @@ func heardAll(e Event) bool {
 	return false
 }
 
+// decision tells whether an action comes from the belief that nobody else is master, or that somebody may be.
+func decision(a Action) bool {
+	switch a := a.(type) {
+	case Recheck:
+		return true
+	case Became:
+		return a.To == Master || a.From == Master
+	}
+	return false
+}
+
 // compare holds what the machine says of itself against what was seen.
 func (w *witness) compare(s Status) {
 	switch due := w.m.Deadline(); {
@@ -106,7 +133,8 @@ func (w *witness) compare(s Status) {
 		w.failf("state %v, but it told of %v", s.State, w.state)
 	case w.state == Master && w.released > 0:
 		w.failf("it has released, and is still master")
-	case w.state == Backup && !w.held && !w.patient && due > max(w.heard+w.silence(), w.now+w.interval):
+	case w.state == Backup && !w.held && !w.patient && due > max(w.heard+w.silence(), w.now+longest):
+		// One that slept may listen for one more interval, which a Reload can have changed since.
 		w.failf("it will not take over before %v, although it should after %v", due, w.heard+w.silence())
 	case w.stopped && due != Never:
 		w.failf("stopped, and waits for something")
@@ -300,6 +328,8 @@ func (w *witness) comparePlaces(s Status) {
 // dice decide what happens next: a number below n.
 type dice func(n int) int
 
+const longest = 40950 * time.Millisecond // of all intervals here
+
 // happening is an event and when it happens.
 type happening struct {
 	at time.Duration
@@ -353,7 +383,7 @@ func randomConfig(roll dice, version int) Config {
 	c := Config{Name: "public", Interface: "eth0", VRID: 51, Version: version, Interval: time.Duration(1+roll(3)) * time.Second, Preempt: true}
 	c.Priority = []uint8{100, 150, 200, 1, 254, 255}[roll(6)]
 	if c.Version == 3 {
-		c.Interval = []time.Duration{time.Second, 100 * time.Millisecond, 10 * time.Millisecond, 10 * time.Second, 40950 * time.Millisecond}[roll(5)]
+		c.Interval = []time.Duration{time.Second, 100 * time.Millisecond, 10 * time.Millisecond, 10 * time.Second, longest}[roll(5)]
 	}
 	if !c.Owner() {
 		switch roll(4) {
@@ -410,7 +440,7 @@ func randomEvent(roll dice, w *witness) Event {
 		return Received{nodes[roll(len(nodes))], Advert{
 			Version: w.cfg.Version, VRID: w.cfg.VRID,
 			Priority: []uint8{0, p, max(1, p-1), 1, min(254, p), 255}[roll(6)],
-			Interval: []time.Duration{w.cfg.Interval, time.Second, 10 * time.Millisecond, 40950 * time.Millisecond}[roll(4)],
+			Interval: []time.Duration{w.cfg.Interval, time.Second, 10 * time.Millisecond, longest}[roll(4)],
 		}}
 	case 13, 14, 15, 16:
 		switch {

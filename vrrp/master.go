@@ -17,7 +17,7 @@ type round struct {
 // lead enters Master. The advert goes first: an old master removes the addresses while they are added here.
 func (m *Machine) lead(format string, args ...any) {
 	m.become(Master, format, args...)
-	m.leaving, m.overflowed, m.doubted, m.checking = false, false, false, false
+	m.leaving, m.overflowed = false, false
 	m.send()
 	m.delete(m.stale(), false)
 	m.add(m.cfg.All())
