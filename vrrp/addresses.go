@@ -191,10 +191,10 @@ func (m *Machine) missing(addr netip.Addr) {
 		return
 	}
 	if m.changed(addr) {
-		m.failFor(Stolen, fmt.Sprintf("somebody keeps removing %v from %s", addr, m.cfg.Interface))
+		m.failFor(Stolen, fmt.Sprintf("somebody keeps removing %v from %s", addr, m.cfg.InterfaceOf(addr)))
 		return
 	}
-	m.note(slog.LevelWarn, "virtual address was removed by somebody else, and is put back", "%v on %s", addr, m.cfg.Interface)
+	m.note(slog.LevelWarn, "virtual address was removed by somebody else, and is put back", "%v on %s", addr, m.cfg.InterfaceOf(addr))
 	m.add([]netip.Addr{addr})
 }
 
@@ -205,13 +205,13 @@ func (m *Machine) foreign(addr netip.Addr) {
 	}
 	often := m.changed(addr)
 	if !often {
-		m.note(slog.LevelWarn, "virtual address was here although this node is not master, and is removed", "%v on %s", addr, m.cfg.Interface)
+		m.note(slog.LevelWarn, "virtual address was here although this node is not master, and is removed", "%v on %s", addr, m.cfg.InterfaceOf(addr))
 	}
 	m.delete([]netip.Addr{addr}, true)
 	switch {
 	case !often:
 	case m.state == Backup:
-		m.failFor(Stolen, fmt.Sprintf("somebody keeps adding %v to %s", addr, m.cfg.Interface))
+		m.failFor(Stolen, fmt.Sprintf("somebody keeps adding %v to %s", addr, m.cfg.InterfaceOf(addr)))
 	case m.faults&Stolen != 0:
 		m.healAt = m.now + healTime // not over yet
 	}
