@@ -164,6 +164,24 @@ func TestCatches(t *testing.T) {
 				return actions
 			}
 		})},
+		{"yields without a word", []Rule{L4}, around(func(vrrp.Config) step {
+			return func(m Machine, now time.Duration, e vrrp.Event) []vrrp.Action {
+				before, actions := m.State(), m.Step(now, e)
+				if before == vrrp.Master && m.State() == vrrp.Backup {
+					actions = drops(actions, func(a vrrp.Action) bool { s, ok := a.(vrrp.Send); return ok && s.Priority > 0 })
+				}
+				return actions
+			}
+		})},
+		{"announces only when it becomes master", []Rule{L8}, around(func(vrrp.Config) step {
+			return func(m Machine, now time.Duration, e vrrp.Event) []vrrp.Action {
+				actions := m.Step(now, e)
+				if d, ok := e.(vrrp.Done); ok && d.Op > 1 {
+					actions = drops(actions, func(a vrrp.Action) bool { _, ok := a.(vrrp.Announce); return ok })
+				}
+				return actions
+			}
+		})},
 		{"hears damaged packets", []Rule{I5}, func(w *World) {
 			w.NewFilter = func(c vrrp.Config) Filter { return deaf{vrrp.NewFilter(c)} }
 			w.Junk(1, w.longest()/20)

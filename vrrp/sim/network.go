@@ -21,7 +21,6 @@ type Network struct {
 	w      *World
 	cut    map[[2]*Node]bool // from one to another
 	recent []sent            // what Replay repeats
-	junk   *rand.Rand        // its own, so that nothing else changes when there is junk
 }
 
 type sent struct {
@@ -116,11 +115,11 @@ func (net *Network) carry(to *Node, p vrrp.Packet) {
 
 // Junk lets a damaged, foreign or forged packet arrive at every node again and again. None may have any effect.
 func (w *World) Junk(seed uint64, every time.Duration) {
-	w.Net.junk = rand.New(rand.NewPCG(seed, 1))
+	r := rand.New(rand.NewPCG(seed, 1)) // its own, so that nothing else changes when there is junk
 	var next func()
 	next = func() {
 		for _, n := range w.Nodes {
-			n.arriveJunk(junk(w.Net.junk, n, w.Nodes))
+			n.arriveJunk(junk(r, n, w.Nodes))
 		}
 		w.After(every, next)
 	}

@@ -30,20 +30,20 @@ type Node struct {
 	wish   bool         // an operator's, that the router is held; every daemon is told
 
 	// The daemon. What is under way when a life ends comes to nothing.
-	life    int
-	machine Machine // nil: it does not run
-	filter  Filter
-	frozen  bool
-	asleep  bool          // the host is, with everything
-	waiting []vrrp.Packet // for a frozen daemon
-	lost    bool          // packets, as too many waited
-	news    []func()      // other things that wait
-	told    news          // what the machine knows of the host
-	mine    []netip.Addr  // what the worker has put on the interface
-	ops     []vrrp.Action // for the worker, one after the other
-	working bool
-	armed   time.Duration // the deadline that a timer runs for
-	timer   int           // which timer that is
+	life     int
+	machine  Machine // nil: it does not run
+	filter   Filter
+	frozen   bool
+	asleep   bool          // the host is, with everything
+	waiting  []vrrp.Packet // for a frozen daemon
+	overflow bool          // too many waited
+	news     []func()      // other things that wait
+	told     news          // what the machine knows of the host
+	mine     []netip.Addr  // what the worker has put on the interface
+	ops      []vrrp.Action // for the worker, one after the other
+	working  bool
+	armed    time.Duration // the deadline that a timer runs for
+	timer    int           // which timer that is
 
 	watch
 }
@@ -74,6 +74,7 @@ func hostAddr(six bool, i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
 }
 
+// String is the name; no node is the world.
 func (n *Node) String() string {
 	if n == nil {
 		return "world"
@@ -121,19 +122,30 @@ func (n *Node) Runs() bool { return n.machine != nil }
 // Start starts the daemon. With resume it goes on as master where a killed one was.
 func (n *Node) Start(resume bool) {
 	n.w.disturb(n, "daemon starts")
+	n.run(resume, vrrp.Start{Resume: resume})
+}
+
+// GiveUp starts a daemon that only gives up what a killed one has left.
+func (n *Node) GiveUp() {
+	n.w.disturb(n, "daemon starts, only to leave")
+	n.run(true, vrrp.Release{})
+}
+
+// run begins a life. What is on the interface is the daemon's own, or else it is told and takes it off before it starts.
+func (n *Node) run(owns bool, first vrrp.Event) {
 	n.life++
 	n.machine, n.filter = n.w.NewMachine(n.Config), n.w.NewFilter(n.Config)
-	n.frozen, n.waiting, n.lost, n.news = false, nil, false, nil
+	n.frozen, n.waiting, n.overflow, n.news = false, nil, false, nil
 	n.told, n.mine, n.ops, n.working, n.armed = news{}, nil, nil, false, vrrp.Never
 	n.watch = newWatch(n.Config, n.w.now)
-	if resume {
+	if owns {
 		n.mine = n.Has()
 	}
 	if n.wish {
 		n.step(vrrp.Hold{On: true})
 	}
-	n.look() // what a killed daemon has left is taken off before anything is sent
-	n.step(vrrp.Start{Resume: resume})
+	n.look()
+	n.step(first)
 }
 
 // Stop asks the daemon to leave.
@@ -177,12 +189,12 @@ func (n *Node) Wake() {
 	n.w.disturb(n, "wakes")
 	n.frozen, n.asleep = false, false
 	n.wakes()
-	waiting, lost, news := n.waiting, n.lost, n.news
-	n.waiting, n.lost, n.news = nil, false, nil
+	waiting, overflow, news := n.waiting, n.overflow, n.news
+	n.waiting, n.overflow, n.news = nil, false, nil
 	for _, p := range waiting {
 		n.hear(p)
 	}
-	if lost {
+	if overflow {
 		n.step(vrrp.Overflow{})
 	}
 	for _, do := range news {
@@ -306,7 +318,7 @@ func (n *Node) arrive(p vrrp.Packet) {
 	case len(n.waiting) < n.Queue:
 		n.waiting = append(n.waiting, p)
 	default:
-		n.lost = true
+		n.overflow = true
 	}
 }
 

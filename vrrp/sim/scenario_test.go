@@ -110,6 +110,14 @@ func (s *stage) only(n *Node) {
 	}
 }
 
+// both fails unless both are masters: one of them does not know that it is no more.
+func (s *stage) both(a, b *Node) {
+	s.Helper()
+	if got := a.w.Masters(); !slices.Equal(got, []*Node{a, b}) {
+		s.Errorf("%v are masters, want %v and %v", got, a, b)
+	}
+}
+
 // within fails unless got is in [from, from+slack].
 func (s *stage) within(what string, got, from, slack time.Duration) {
 	s.Helper()
@@ -118,8 +126,15 @@ func (s *stage) within(what string, got, from, slack time.Duration) {
 	}
 }
 
-func (s *stage) mdi(n *Node) time.Duration  { return vrrp.MasterDown(s.version, s.a, n.Config.Priority) }
-func (s *stage) skew(n *Node) time.Duration { return vrrp.Skew(s.version, s.a, n.Config.Priority) }
+func (s *stage) mdi(n *Node) time.Duration { return 3*s.a + s.skew(n) }
+
+func (s *stage) skew(n *Node) time.Duration {
+	unit := s.a
+	if s.version == 2 {
+		unit = time.Second
+	}
+	return (256 - time.Duration(n.Config.Priority)) * unit / 256
+}
 
 // duel is how long two masters may take to find out who it is.
 func (s *stage) duel() time.Duration { return 2*s.Delay + 2*s.Late }
@@ -289,7 +304,7 @@ var scenarios = []struct {
 		w.For(max(10*s.a, 2*time.Second))
 		s.within("takeover", s.first(masterAt(n[1], 0))-heard, s.mdi(n[1]), s.Late)
 		// Whichever comes first: the new master is heard, or nobody is for long enough.
-		wait := max(s.a, time.Second) * 11 / 10
+		wait := serves(n[0].Config)
 		if heard := heardAt(n[0], stop); len(heard) > 0 {
 			wait = min(wait, heard[0]-stop)
 		}
@@ -379,7 +394,6 @@ var scenarios = []struct {
 		}
 		slow := s.config(150)
 		slow.Interval = 2 * s.a
-		learned := func(n *Node) time.Duration { return vrrp.MasterDown(3, slow.Interval, n.Config.Priority) }
 		w, n := s.start(slow)
 		w.For(8 * s.a)
 		fast := w.Add(s.config(100))
@@ -388,7 +402,7 @@ var scenarios = []struct {
 		n[0].PowerOff()
 		heard := s.last(heardAt(fast, 0))
 		w.For(20 * s.a)
-		s.within("takeover by the master's interval", s.first(masterAt(fast, 0))-heard, learned(fast), s.Late)
+		s.within("takeover by the master's interval", s.first(masterAt(fast, 0))-heard, 2*s.mdi(fast), s.Late)
 		sent := sentAt(fast, 0)
 		s.within("its own one as master", s.nth(sent, 1)-sent[0], s.a, s.Late)
 
@@ -546,6 +560,23 @@ var scenarios = []struct {
 		s.only(n[0])
 	}},
 
+	{"23_packets_lost_while_awake", func(s *stage) {
+		w, n := s.settled(150, 100)
+		n[0].Queue = 0
+		n[0].Freeze()
+		w.Forge(n[1], n[0], 100)
+		w.For(s.a / 2)
+		n[0].Wake() // in time: what was lost does not matter
+		w.For(3 * s.a)
+		n[1].PowerOff()
+		n[0].Freeze()
+		w.For(5 * s.a)
+		n[0].Wake() // nor now, when nothing was lost
+		w.For(s.a)
+		s.only(n[0])
+		s.never("the other is master", masterAt(n[1], 0))
+	}},
+
 	{"24_link_of_the_master", func(s *stage) {
 		w, n := s.settled(150, 100)
 		n[0].SetLink(false)
@@ -605,6 +636,36 @@ var scenarios = []struct {
 		s.within("takeover", s.first(masterAt(n[1], released))-released, s.skew(n[1]), s.Delay+s.Late)
 	}},
 
+	{"29_reload_of_a_master", func(s *stage) {
+		w, n := s.settled(150, 100)
+		w.For(s.a / 3)
+		c := n[0].Config
+		c.Priority = 160
+		c.Addresses = []netip.Addr{c.Addresses[1], netip.MustParseAddr("192.0.2.202")}
+		n[0].Reload(c)
+		reloaded := w.Now()
+		for range 100 {
+			w.For(s.a / 10)
+			if !slices.Contains(n[0].Has(), c.Addresses[0]) {
+				s.Fatalf("at %v it has only %v", w.Now(), n[0].Has())
+			}
+		}
+		s.within("advert", s.first(sentAt(n[0], reloaded))-reloaded, 0, 0)
+		s.only(n[0])
+
+		w, n = s.settled(150)
+		n[0].Hold(true)
+		w.For(s.a / 10)
+		n[0].Reload(c) // while it still serves the old ones
+		w.For(s.a / 10)
+		n[0].Hold(false)
+		w.For(10 * s.a)
+		s.only(n[0])
+		if slices.Contains(n[0].Has(), s.config(1).Addresses[0]) {
+			s.Errorf("it has %v", n[0].Has())
+		}
+	}},
+
 	{"32_hold", func(s *stage) {
 		w, n := s.settled(150, 100)
 		n[0].Hold(true)
@@ -662,7 +723,7 @@ var scenarios = []struct {
 		w, n := s.settled(150, 100) // the master
 		n[0].Sleep()
 		w.For(10 * s.a)
-		s.only2(n[0], n[1])
+		s.both(n[0], n[1])
 		n[0].Wake()
 		woke := w.Now()
 		w.For(s.a + s.duel())
@@ -683,7 +744,7 @@ var scenarios = []struct {
 		n[0].Stop()
 		stop := w.Now()
 		w.For(max(10*s.a, 2*time.Second))
-		s.within("the addresses are gone after", s.last(workedAt(n[0], 0))-stop, max(s.a, time.Second)*11/10, s.Late+s.Work)
+		s.within("the addresses are gone after", s.last(workedAt(n[0], 0))-stop, serves(n[0].Config), s.Late+s.Work)
 		if n[0].Runs() {
 			s.Error("it still runs")
 		}
@@ -725,12 +786,4 @@ var scenarios = []struct {
 		}
 		s.only(n[0])
 	}},
-}
-
-// only2 fails unless both are masters: one of them does not know that it is no more.
-func (s *stage) only2(a, b *Node) {
-	s.Helper()
-	if got := a.w.Masters(); !slices.Equal(got, []*Node{a, b}) {
-		s.Errorf("%v are masters, want %v and %v", got, a, b)
-	}
 }

@@ -166,9 +166,13 @@ var mishaps = []mishap{
 		if !n.Runs() {
 			return
 		}
-		master, sent := n.State() == vrrp.Master, n.lastSent
+		resume, sent := n.State() == vrrp.Master, n.lastSent
 		n.Kill()
-		n.restart(r, a, func() bool { return master && w.now-sent < 2*n.Config.Interval })
+		if resume && r.IntN(4) == 0 {
+			resume = false
+			n.GiveUp()
+		}
+		n.restart(r, a, func() bool { return resume && w.now-sent < 2*n.Config.Interval })
 	},
 	func(w *World, r *rand.Rand, n *Node, a time.Duration) { // the host dies
 		n.PowerOff()

@@ -67,6 +67,8 @@ func describe(v any) string {
 		return fmt.Sprintf("start%s", when(v.Resume, " as the master of a moment ago"))
 	case vrrp.Stop:
 		return "stop"
+	case vrrp.Release:
+		return "release what was left"
 	case vrrp.Timer:
 		return "timer"
 	case vrrp.Received:

@@ -12,7 +12,7 @@
 //
 //	go test ./vrrp/sim                          the scenarios, and 1000 random clusters
 //	go test ./vrrp/sim -run Seeds -seeds 10000  more of them
-//	go test ./vrrp/sim -run Seeds -seed 4711    one of them, with its transcript
+//	go test ./vrrp/sim -run Seeds -seed 4711 -v one of them, with its transcript
 //
 // The names: D is how long a packet travels at most, E how late a timer is at most, and T how long an address takes
 // at most to be added or deleted ([Noise]). A is a node's advert interval, MDI its master down interval.
