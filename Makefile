@@ -39,8 +39,9 @@ build: deps-build ## bin/poise, static
 
 test: test-native test-lab ## everything: natively with the race detector, then the kernel tests in the lab
 
+# One package at a time, as some measure milliseconds; several of its tests, as most wait.
 test-native: deps-test
-	$(LAB_PROMISE) $(GO) test -race -skip '^TestLab' ./...
+	$(LAB_PROMISE) $(GO) test -race -p 1 -parallel 6 -skip '^TestLab' ./...
 
 test-lab: build labrun
 	$(LAB_PROMISE) $(LAB) $(LAB_PACKAGES)
@@ -68,10 +69,10 @@ fuzz: deps-build ## every fuzz target for FUZZTIME (60s)
 bench: deps-build ## the benchmarks; docs/performance.md has figures with their conditions
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-demo: deps-demo ## one director, three real servers, a client: the story of a night, judged from the kernel
+demo: deps-demo ## the night of one director, then a pair: hand-over, power-off, return; judged from kernel and wire
 	@$(BUILD) -o $(BIN)/poise ./cmd/poise
 	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./internal/lab/labrun ./internal/demo
-	@$(BIN)/labrun -timeout 120s $(BIN)/demo -poise $(BIN)/poise -color $(COLOR)
+	@$(BIN)/labrun -timeout 240s $(BIN)/demo -poise $(BIN)/poise -color $(COLOR)
 
 docs: deps-build ## rewrite the pages that are generated from the code
 	$(GO) test ./config ./internal/status -run TestDocs -update

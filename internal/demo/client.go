@@ -12,9 +12,10 @@ import (
 	"poise/internal/lab"
 )
 
-// ask requests a service's page. A server that saw the request come from anybody but the client is an error.
-func ask(c *http.Client, m lab.Method) (answer lab.Answer, err error) {
-	r, err := c.Get("http://" + vips[m] + "/")
+// ask requests the page of the service at addr. A server that saw the request come from anybody but the client,
+// whose address is from, is an error.
+func ask(c *http.Client, from, addr string) (answer lab.Answer, err error) {
+	r, err := c.Get("http://" + addr + "/")
 	if err != nil {
 		return answer, err
 	}
@@ -24,10 +25,10 @@ func ask(c *http.Client, m lab.Method) (answer lab.Answer, err error) {
 		return answer, err
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return answer, fmt.Errorf("%s: status %s: %w", m, r.Status, err)
+		return answer, fmt.Errorf("%s: status %s: %w", addr, r.Status, err)
 	}
-	if from := answer.Client.Addr().String(); from != clientIP {
-		return answer, &mismatch{answer.Server + " to be asked by " + clientIP, from}
+	if seen := answer.Client.Addr().String(); seen != from {
+		return answer, &mismatch{answer.Server + " to be asked by " + from, seen}
 	}
 	return answer, nil
 }
@@ -44,7 +45,7 @@ func (w *world) answers(services ...lab.Method) weights {
 				want[name] = 2 * weight
 			}
 			for range 2 * weight {
-				answer, err := ask(c, m)
+				answer, err := ask(c, clientIP, vips[m])
 				must(err)
 				got[answer.Server]++
 				all[answer.Server]++
@@ -59,25 +60,28 @@ func (w *world) answers(services ...lab.Method) weights {
 
 // visitor has an established connection to a service.
 type visitor struct {
-	browser *http.Client
-	service lab.Method
-	first   lab.Answer
+	browser    *http.Client
+	from, addr string
+	first      lab.Answer
 }
 
-func (w *world) newVisitor(m lab.Method) *visitor {
-	v := &visitor{browser: w.client.HTTPClient(), service: m}
+func newVisitor(client *lab.Host, from, addr string) *visitor {
+	v := &visitor{browser: client.HTTPClient(), from: from, addr: addr}
 	v.browser.Transport.(*http.Transport).DisableKeepAlives = false
-	var err error
-	v.first, err = ask(v.browser, m)
-	must(err)
+	v.first = v.next()
 	return v
+}
+
+// next asks for another page, by the same connection as long as there is one.
+func (v *visitor) next() lab.Answer {
+	answer, err := ask(v.browser, v.from, v.addr)
+	must(err)
+	return answer
 }
 
 // goesOn judges that the connection still works: a new one would come from another port.
 func (v *visitor) goesOn() {
-	now, err := ask(v.browser, v.service)
-	must(err)
-	if now != v.first {
+	if now := v.next(); now != v.first {
 		must(&mismatch{
 			fmt.Sprintf("connection from %v to %s to go on", v.first.Client, v.first.Server),
 			fmt.Sprintf("one from %v to %s", now.Client, now.Server),
@@ -89,26 +93,32 @@ func (v *visitor) leave() { v.browser.CloseIdleConnections() }
 
 // tally is how a client fared.
 type tally struct {
-	requests, failed int
-	first            error // of the failures
-	slowest          time.Duration
+	requests int
+	failures []failedRequest
+	slowest  time.Duration
 }
 
-// keepAsking asks the services in turn until stop is called, which may be called again.
-func (w *world) keepAsking(services ...lab.Method) (stop func() tally) {
+// failedRequest was not answered as it should.
+type failedRequest struct {
+	begin, end time.Time
+	err        error
+}
+
+func (t tally) String() string {
+	return fmt.Sprintf("%d of %d requests failed", len(t.failures), t.requests)
+}
+
+// keepAsking asks the services in turn, as from, until stop is called, which may be called again.
+func keepAsking(c *http.Client, from string, addrs ...string) (stop func() tally) {
 	const pause = 10 * time.Millisecond // visitors, not a benchmark
 	var t tally
 	quit := make(chan struct{})
 	var asking sync.WaitGroup
 	asking.Go(func() {
-		c := w.client.HTTPClient()
 		for i := 0; ; i++ {
 			begin := time.Now()
-			if _, err := ask(c, services[i%len(services)]); err != nil {
-				if t.failed == 0 {
-					t.first = err
-				}
-				t.failed++
+			if _, err := ask(c, from, addrs[i%len(addrs)]); err != nil {
+				t.failures = append(t.failures, failedRequest{begin, time.Now(), err})
 			}
 			t.requests++
 			t.slowest = max(t.slowest, time.Since(begin))
@@ -128,7 +138,22 @@ func (w *world) keepAsking(services ...lab.Method) (stop func() tally) {
 
 // flawless judges that no request failed.
 func (t tally) flawless() {
-	if t.failed > 0 {
-		must(&mismatch{"no failed request", fmt.Sprintf("%d of %d failed, first: %v", t.failed, t.requests, t.first)})
+	if len(t.failures) > 0 {
+		must(&mismatch{"no failed request", fmt.Sprintf("%v, first: %v", t, t.failures[0].err)})
 	}
 }
+
+// onlyDuring is nil if all requests that failed were under way at some time between from and to.
+func (t tally) onlyDuring(from, to time.Time) error {
+	for _, f := range t.failures {
+		if f.end.Before(from) || f.begin.After(to) {
+			return &mismatch{
+				fmt.Sprintf("no request to fail but from %v to %v", from.Format(clock), to.Format(clock)),
+				fmt.Sprintf("one from %v to %v: %v", f.begin.Format(clock), f.end.Format(clock), f.err),
+			}
+		}
+	}
+	return nil
+}
+
+const clock = "15:04:05.000"

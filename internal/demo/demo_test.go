@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -34,8 +35,9 @@ func TestLabSabotage(t *testing.T) {
 	if _, err := os.Stat(builtPoise); err != nil {
 		t.Fatalf("%v: run make build first", err)
 	}
-	play := func(t *testing.T, sabotage string) (status int, output string) {
-		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-poise", builtPoise)
+	play := func(t *testing.T, act int, sabotage string) (status int, output string) {
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe",
+			"-poise", builtPoise, "-example", "../../examples/pair.toml", "-act", strconv.Itoa(act))
 		files := t.TempDir()
 		cmd.Env = append(os.Environ(), asDemo+"=yes", "DEMO_SABOTAGE="+sabotage, "TMPDIR="+files)
 		out, err := cmd.CombinedOutput()
@@ -54,24 +56,30 @@ func TestLabSabotage(t *testing.T) {
 	}
 
 	t.Run("none", func(t *testing.T) {
-		if status, output := play(t, ""); status != 0 {
+		if status, output := play(t, 0, ""); status != 0 {
 			t.Errorf("exit status %d\n%s", status, output)
 		}
 	})
-	for i, s := range story {
-		t.Run(s.name, func(t *testing.T) {
-			status, output := play(t, s.name)
-			verdict := fmt.Sprintf("demo: step %d (%s) failed\n", i+1, s.name)
+	for i, name := range stepNames() {
+		t.Run(name, func(t *testing.T) {
+			act := 1
+			if i >= len(firstAct) {
+				act = 2
+			}
+			status, output := play(t, act, name)
+			verdict := fmt.Sprintf("demo: step %d (%s) failed\n", i+1, name)
 			if status != 1 || !strings.HasSuffix(output, verdict) || !strings.Contains(output, "expected: ") {
 				t.Errorf("exit status %d, want 1 and at the end %q\n%s", status, verdict, output)
 			}
+			t.Log(output) // with -v: whether it failed for the right reason
 		})
 	}
 }
 
 func TestUnknownSabotage(t *testing.T) {
-	err := run(screen{io.Discard, false}, "poise", "everything")
-	const want = "DEMO_SABOTAGE=everything: must be one of spread, failure, recovery, drain, reload, restart"
+	err := run(screen{io.Discard, false}, options{sabotage: "everything"})
+	const want = "DEMO_SABOTAGE=everything: must be one of spread, failure, recovery, drain, reload, restart, " +
+		"pair, hand-over, undo, power-off, return"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}

@@ -27,7 +27,7 @@ func TestLabPrometheus(t *testing.T) {
 			lab.Lacks(t, err.Error())
 		}
 	}
-	w := &world{screen: screen{io.Discard, false}, poise: builtPoise}
+	w := &world{stage: stage{screen: screen{io.Discard, false}, options: options{poise: builtPoise}}}
 	defer func() {
 		if err := w.close(); err != nil {
 			t.Error(err)

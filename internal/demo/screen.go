@@ -38,23 +38,11 @@ func (s screen) introduce() {
 	if lab.Emulated() {
 		machine = "an emulated machine: real ones are several times faster"
 	}
-	fmt.Fprintf(s, `
-%s on %s
-
-                        ┌── director  %s, runs poise
-  client ──── router ───┼── s1        %s, weight 1
-  %s           ├── s2        %s, weight 2
-                        └── s3        %s, weight 3
-
-  nat  %s  replies come back through the director
-  dr   %s  servers have this address too (poise realserver apply) and reply directly
-  tun  %s  servers take packets out of a tunnel and reply directly
-`, s.bold("poise"), machine, directorIP, serverAddr(1), clientIP, serverAddr(2), serverAddr(3),
-		vips[lab.NAT], vips[lab.DR], vips[lab.TUN])
+	fmt.Fprintf(s, "\n%s on %s\n", s.bold("poise"), machine)
 }
 
-func (s screen) title(number int, st step) {
-	fmt.Fprintf(s, "\n%s · %s\n", s.bold(fmt.Sprintf("%d %s", number, st.name)), st.title)
+func (s screen) title(number int, name, title string) {
+	fmt.Fprintf(s, "\n%s · %s\n", s.bold(fmt.Sprintf("%d %s", number, name)), title)
 }
 
 // say reports something that has been judged.
@@ -69,11 +57,11 @@ func (s screen) failure(err error, log string) {
 	} else {
 		fmt.Fprintf(s, "  %s %v\n", cross, err)
 	}
-	fmt.Fprintf(s, "\nThe end of poise's log:\n%s\n", log)
+	fmt.Fprintf(s, "%s\n", log)
 }
 
 func (s screen) end(summary string, took time.Duration) {
-	fmt.Fprintf(s, "\n%s\n%s\nAll of it came true in %.0f s, judged by the kernel's table and the client's answers.\n",
+	fmt.Fprintf(s, "\n%s\n%s\nAll of it came true in %.0f s, judged by the kernels' tables and addresses,\nwhat passed the wire, and the client's answers.\n",
 		s.bold("Summary"), summary, took.Seconds())
 }
 

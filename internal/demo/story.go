@@ -8,14 +8,8 @@ import (
 	"poise/internal/lab"
 )
 
-// step is one thing that poise does. run judges it and returns the result in a few words.
-type step struct {
-	name, title string
-	run         func(*world) string
-}
-
-// story is what happens, in order: each step begins where the one before it ended.
-var story = []step{
+// firstAct is what happens on one director, in order: each step begins where the one before it ended.
+var firstAct = []step[*world]{
 	{"spread", "poise starts, and requests follow the weights", spread},
 	{"failure", "the web server of s3 is killed", failure},
 	{"recovery", "the web server of s3 starts again", recovery},
@@ -27,7 +21,7 @@ var story = []step{
 func spread(w *world) string {
 	w.configure(w.want)
 	begin := time.Now()
-	w.startPoise()
+	w.director.start()
 	took := w.await(begin)
 	w.say("all servers are checked and have their weights in the kernel %s after the start", ms(took))
 	for _, m := range methods {
@@ -45,7 +39,7 @@ func failure(w *world) string {
 	took := w.await(begin)
 	before := stop()
 	w.say("weight 0 in the kernel after %s: of the checks, one every %v, two failed", ms(took), checkInterval)
-	w.say("until then %d of %d requests failed", before.failed, before.requests)
+	w.say("until then %v", before)
 	w.say("then none: answers %v", w.answers(methods...))
 	return fmt.Sprintf("weight 0 after %s, no failed request afterwards", ms(took))
 }
@@ -97,7 +91,7 @@ func reload(w *world) string {
 	stop := w.keepAsking(lab.NAT, lab.DR)
 	defer stop()
 	begin := time.Now()
-	w.cause("reload", func() { must(w.daemon.Signal(syscall.SIGHUP)) })
+	w.cause("reload", func() { must(w.director.daemon.Signal(syscall.SIGHUP)) })
 	took := w.await(begin)
 	meanwhile := stop()
 	w.say("the kernel has the new table after %s, with the first check of s4", ms(took))
@@ -113,8 +107,8 @@ func restart(w *world) string {
 	stop := w.keepAsking(lab.NAT, lab.DR)
 	defer stop()
 	watch := w.director.WatchIPVS()
-	w.stopPoise()
-	w.startPoise()
+	w.director.stop()
+	w.director.start()
 	// When all is well there is nothing to see: look until the checks have had their say and poise
 	// has compared the kernel's table with its file once more (every 5 s).
 	time.Sleep(7 * checkInterval)

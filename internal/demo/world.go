@@ -1,16 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"poise/internal/lab"
@@ -32,20 +28,14 @@ var vips = map[lab.Method]string{lab.NAT: "192.0.2.10", lab.DR: "192.0.2.11", la
 
 func serverAddr(number int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(20 + number)}) }
 
-// world is the network, the programs on it, and what the story has made of them so far.
+// world is the first act's network, the programs on it, and what the story has made of them so far.
 type world struct {
-	screen
-	poise    string // the binary
-	sabotage string // the step whose cause is left out
+	stage
 
-	dir              string // of all files
-	net              *lab.Network
-	inside           *lab.Switch
-	client, director *lab.Host
-	servers          map[string]*server
-	want             table // what the kernel must hold
-	daemon           *lab.Process
-	log              *os.File // the daemon's
+	inside   *lab.Switch
+	director *director
+	servers  map[string]*server
+	want     table // what the kernel must hold
 }
 
 // server is a host with a web server on port 80 of all its addresses.
@@ -54,14 +44,24 @@ type server struct {
 	web *lab.Server
 }
 
-// build makes the network and its servers; poise does not run yet.
+func (w *world) introduce() {
+	fmt.Fprintf(w, `
+%s: the story of a night
+
+                        ┌── director  %s, runs poise
+  client ──── router ───┼── s1        %s, weight 1
+  %s           ├── s2        %s, weight 2
+                        └── s3        %s, weight 3
+
+  nat  %s  replies come back through the director
+  dr   %s  servers have this address too (poise realserver apply) and reply directly
+  tun  %s  servers take packets out of a tunnel and reply directly
+`, w.bold("One director"), directorIP, serverAddr(1), clientIP, serverAddr(2), serverAddr(3), vips[lab.NAT], vips[lab.DR], vips[lab.TUN])
+}
+
+// build makes the network and its servers.
 func (w *world) build() {
-	var err error
-	w.dir, err = os.MkdirTemp("", "poise-demo-")
-	must(err)
-	w.log, err = os.Create(filepath.Join(w.dir, "log"))
-	must(err)
-	w.net = lab.NewNetwork()
+	w.begin()
 	outside := w.net.Switch("outside")
 	w.inside = w.net.Switch("inside")
 
@@ -74,7 +74,7 @@ func (w *world) build() {
 	router.Connect(w.inside, routerIP+"/24")
 	router.Sysctl("net/ipv4/ip_forward", "1")
 
-	w.director = w.net.Host("director")
+	w.director = w.newDirector("director")
 	w.director.Connect(w.inside, directorIP+"/24")
 	w.director.Route("default", routerIP)
 
@@ -104,13 +104,6 @@ func (w *world) addServer(number int) {
 	w.servers[s.Name] = s
 }
 
-// cause lets happen what a step is about, unless that is sabotaged.
-func (w *world) cause(step string, happen func()) {
-	if w.sabotage != step {
-		happen()
-	}
-}
-
 // configure writes the configuration file for t.
 func (w *world) configure(t table) {
 	var b strings.Builder
@@ -132,54 +125,21 @@ check = { type = "http", path = "/healthz", interval = "%[3]v", fall = 2 }
 			fmt.Fprintf(&b, "\n  [[service.server]]\n  address = %q\n  weight = %d\n", w.servers[name].Addr, weight)
 		}
 	}
-	must(os.WriteFile(w.configFile(), []byte(b.String()), 0o644))
-}
-
-func (w *world) configFile() string { return filepath.Join(w.dir, "poise.toml") }
-func (w *world) runtimeDir() string { return filepath.Join(w.dir, "run") }
-
-// startPoise starts the daemon, as a user would.
-func (w *world) startPoise() {
-	cmd := exec.Command(w.poise, "run", "-c", w.configFile(), "--runtime-dir", w.runtimeDir())
-	cmd.Stdout, cmd.Stderr = w.log, w.log
-	w.daemon = w.director.Start(cmd)
-}
-
-// stopPoise ends the daemon, as systemctl stop would.
-func (w *world) stopPoise() {
-	must(w.daemon.Signal(syscall.SIGTERM))
-	select {
-	case <-w.daemon.Done():
-		must(w.daemon.Wait())
-	case <-time.After(limit):
-		must(&mismatch{fmt.Sprintf("poise to end within %v of SIGTERM", limit), "it still runs"})
-	}
+	w.director.configure(b.String())
 }
 
 // tell gives poise a command about one server of a service.
 func (w *world) tell(verb string, m lab.Method, server string, more ...string) {
 	addr := netip.AddrPortFrom(w.servers[server].Addr, 80).String()
-	w.director.Run(w.poise, append([]string{verb, string(m), addr, "--runtime-dir", w.runtimeDir()}, more...)...)
+	w.director.tell(append([]string{verb, string(m), addr}, more...)...)
 }
 
-// lastWords is the end of the daemon's log.
-func (w *world) lastWords() string {
-	const lines = 12
-	text, err := os.ReadFile(w.log.Name())
-	if err != nil {
-		return err.Error()
-	}
-	all := slices.Collect(strings.Lines(string(text)))
-	return strings.Join(all[max(0, len(all)-lines):], "")
-}
+func (w *world) newVisitor(m lab.Method) *visitor { return newVisitor(w.client, clientIP, vips[m]) }
 
-func (w *world) close() error {
-	var errs []error
-	if w.net != nil {
-		errs = append(errs, w.net.Close())
+func (w *world) keepAsking(services ...lab.Method) (stop func() tally) {
+	var addrs []string
+	for _, m := range services {
+		addrs = append(addrs, vips[m])
 	}
-	if w.log != nil {
-		errs = append(errs, w.log.Close())
-	}
-	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
+	return keepAsking(w.client.HTTPClient(), clientIP, addrs...)
 }
