@@ -31,7 +31,7 @@ every mistake is shown with its line, and the exit status is 1 if there is any.`
 			for _, s := range cfg.Services {
 				servers += len(s.Servers)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: services %d, servers %d\n", file, len(cfg.Services), servers)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: routers %d, services %d, servers %d\n", file, len(cfg.Routers), len(cfg.Services), servers)
 			return err
 		},
 	}
