@@ -341,8 +341,8 @@ func (d *duel) leaves(better, worse *node) {
 	// Each copy of the release has keepalived wait anew.
 	again := min(5*time.Millisecond, d.interval/10)
 	within(d.t, "our release to keepalived's advert", took.Sub(released), d.skew(worse), d.skew(worse)+again+lag)
-	if copies := len(d.adverts(better, start)); copies != 2 {
-		d.t.Errorf("%d adverts of poise that leaves, want two releases", copies)
+	if copies := len(d.adverts(better, released)); copies != 2 {
+		d.t.Errorf("%d adverts of poise from its release on, want two", copies)
 	}
 	within(d.t, "keepalived's advert to our end", stopped.Sub(took), 0, 700*time.Millisecond)
 	// We serve until its advert. From there to its announcement the address is on its way.

@@ -64,7 +64,6 @@ func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsc
 		Checked:     service.Check != nil,
 		Checks:      s.checks,
 	}
-	out.Checks.Buckets = slices.Clone(s.checks.Buckets)
 	for _, server := range service.Servers {
 		key := checker.Key{Service: service.Name, Server: server.Addr()}
 		state := b.servers[key]

@@ -185,9 +185,10 @@ type Intent struct {
 
 // Histogram counts how long things took.
 type Histogram struct {
-	Count   uint64   `json:"count"`
-	Seconds float64  `json:"seconds"` // sum over all
-	Buckets []uint64 `json:"buckets"` // cumulative, one for each of DurationBuckets
+	Count   uint64  `json:"count"`
+	Seconds float64 `json:"seconds"` // sum over all
+	// Buckets count cumulatively, one for each of DurationBuckets. An array: who has a copy may look while others count.
+	Buckets [len(DurationBuckets)]uint64 `json:"buckets"`
 }
 
 // Checks is the Histogram of a service's checks.
@@ -201,9 +202,6 @@ var DurationBuckets = [...]float64{
 
 // Observe counts one that took so long.
 func (h *Histogram) Observe(took time.Duration) {
-	if h.Buckets == nil {
-		h.Buckets = make([]uint64, len(DurationBuckets))
-	}
 	h.Count++
 	h.Seconds += took.Seconds()
 	for i, bound := range DurationBuckets {
