@@ -94,10 +94,11 @@ func (d *daemon) await(message string) {
 	d.notify.SetReadDeadline(time.Now().Add(patience))
 	heard := make(chan struct{})
 	defer close(heard)
+	ended, socket := d.Done(), d.notify // of this start, which another may follow
 	go func() {
 		select {
-		case <-d.Done():
-			d.notify.SetReadDeadline(time.Now())
+		case <-ended:
+			socket.SetReadDeadline(time.Now())
 		case <-heard:
 		}
 	}()

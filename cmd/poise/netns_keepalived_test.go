@@ -324,10 +324,13 @@ func (d *duel) leaves(better, worse *node) {
 		return nil
 	})
 	start := time.Now()
-	better.stop()
-	stopped := time.Now()
+	better.Signal(syscall.SIGTERM)
 	released := d.released(better, start)
 	took := d.took(worse, released)
+	gone := better.wantAddr(addr, false)
+	if err := better.Wait(); err != nil {
+		d.t.Errorf("%s stops: %v", better.Name, err)
+	}
 	d.serves(worse)
 	client.stop()
 	d.quiet(worse, start, released)
@@ -344,7 +347,7 @@ func (d *duel) leaves(better, worse *node) {
 	if copies := len(d.adverts(better, released)); copies != 2 {
 		d.t.Errorf("%d adverts of poise from its release on, want two", copies)
 	}
-	within(d.t, "keepalived's advert to our end", stopped.Sub(took), 0, 700*time.Millisecond)
+	within(d.t, "keepalived's advert to the end of our addresses", gone.Sub(took), 0, 500*time.Millisecond)
 	// We serve until its advert. From there to its announcement the address is on its way.
 	all := gratuitous(d.seen, addr)
 	i := slices.IndexFunc(all, func(a arp) bool { return a.MAC == worse.mac && a.at.After(took) })
