@@ -327,7 +327,8 @@ func (d *duel) leaves(better, worse *node) {
 	better.Signal(syscall.SIGTERM)
 	released := d.released(better, start)
 	took := d.took(worse, released)
-	gone := better.wantAddr(addr, false)
+	better.wantAddr(addr, false)
+	gone := time.Now()
 	if err := better.Wait(); err != nil {
 		d.t.Errorf("%s stops: %v", better.Name, err)
 	}
