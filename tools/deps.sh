@@ -28,6 +28,9 @@ test depmod kmod the_kernel_loads_modules
 test qemu-system-x86_64 qemu-system-x86 runs_a_kernel_with_IPVS
 test xz xz-utils unpacks_the_kernel
 test ipvsadm ipvsadm a_witness_in_tests
+test ping iputils-ping the_lab_looks_who_is_there
+test nft nftables a_witness_in_tests
+test iptables iptables marks_packets_as_users_do_in_tests
 test promtool prometheus scrapes_and_judges_metrics
 test keepalived keepalived the_other_node_in_tests
 '

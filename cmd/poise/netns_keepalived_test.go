@@ -263,7 +263,7 @@ func (d *duel) skew(n *node) time.Duration {
 }
 
 // starting is how long a program may take from its start to the first look at the network.
-const starting = 2 * time.Second
+const starting = 5 * time.Second
 
 // comes starts a node that is alone, or better than the other, and returns when it took over.
 func (d *duel) comes(n *node) time.Time {
@@ -424,9 +424,9 @@ func (d *duel) heals(better, worse *node) {
 		poise = worse
 	}
 	d.took(poise, time.Now())
+	begin := time.Now()
 	d.partition(false)
-	healed := time.Now()
-	one := healed.Add(d.interval + 100*time.Millisecond)
+	one := time.Now().Add(d.interval + 100*time.Millisecond)
 	const look = 300 * time.Millisecond
 	time.Sleep(time.Until(one.Add(look))) // what is looked for is that nothing happens
 	slow := slowest()
@@ -447,7 +447,7 @@ func (d *duel) heals(better, worse *node) {
 		d.t.Errorf("answers from %v after the heal, want them from %s only (the kernel took %v for an address)", macs, better.mac, slow)
 	}
 	// Who was told that neighbours may believe another has the last word with them.
-	told := len(d.adverts(worse, healed)) > 0
+	told := len(d.adverts(worse, begin)) > 0
 	if poise == worse && !told {
 		d.t.Error("poise left without a word")
 	}

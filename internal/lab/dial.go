@@ -2,6 +2,8 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -67,12 +69,15 @@ func resolve(network, addr string) (net.Addr, error) {
 }
 
 // HTTPClient returns a client whose connections start on the host, a new one for each
-// request, so that each is scheduled anew. Callers may change it.
+// request, so that each is scheduled anew. It trusts the network's CA. Callers may change it.
 func (h *Host) HTTPClient() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AddCert(h.net.authority().cert)
 	return &http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{RootCAs: roots},
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				return h.Dial(ctx, network, "", addr)
 			},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/moby/ipvs"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 )
 
 // Service is a service of a host's kernel as moby/ipvs, not poise's own code, reads it.
@@ -19,9 +21,11 @@ type Service struct {
 	Protocol     uint16 // 6, 17, 132; 0 with a mark
 	Addr         netip.AddrPort
 	Mark         uint32
+	Family       int // 4 or 6; a mark may have a service of each
 	Scheduler    string
 	Flags        uint32
 	Persistence  time.Duration // valid with flag 1
+	PrefixLen    int           // of the clients that persist as one; 32 or 128 for each by itself
 	Counters     Counters
 	Destinations []Destination // in order of address
 }
@@ -31,6 +35,8 @@ type Destination struct {
 	Addr     netip.AddrPort
 	Method   Method
 	Weight   int
+	Upper    int // thresholds of connections; 0: none
+	Lower    int
 	Active   int // established connections
 	Inactive int // all others the kernel still remembers
 	Counters Counters
@@ -45,16 +51,17 @@ type Method string
 
 // The forwarding methods.
 const (
-	NAT Method = "nat"
-	DR  Method = "dr"
-	TUN Method = "tun"
+	NAT     Method = "nat"
+	DR      Method = "dr"
+	TUN     Method = "tun"
+	FullNAT Method = "fullnat" // NAT to the kernel's IPVS, and to who reads it
 )
 
 // moby/ipvs runs modprobe at its first use and warns through logrus where there is none,
 // although IPVS is there already.
 var quiet = sync.OnceFunc(func() { logrus.SetOutput(io.Discard) })
 
-// IPVS returns the host's services in order of address, then mark.
+// IPVS returns the host's services in order of address, then mark, then family.
 func (h *Host) IPVS() []Service {
 	services, err := h.readIPVS()
 	h.net.must(h.wrap("read IPVS", err))
@@ -78,10 +85,15 @@ func (h *Host) readIPVS() ([]Service, error) {
 			Protocol:    f.Protocol,
 			Addr:        addrPort(f.Address, f.Port),
 			Mark:        f.FWMark,
+			Family:      4,
 			Scheduler:   f.SchedName,
 			Flags:       f.Flags,
 			Persistence: time.Duration(f.Timeout) * time.Second,
+			PrefixLen:   bits.OnesCount32(f.Netmask), // moby/ipvs gets its byte order wrong
 			Counters:    counters(f.Stats),
+		}
+		if f.AddressFamily == unix.AF_INET6 {
+			s.Family, s.PrefixLen = 6, int(f.Netmask)
 		}
 		destinations, err := kernel.GetDestinations(f)
 		if err != nil {
@@ -92,6 +104,8 @@ func (h *Host) readIPVS() ([]Service, error) {
 				Addr:     addrPort(d.Address, d.Port),
 				Method:   method(d.ConnectionFlags),
 				Weight:   d.Weight,
+				Upper:    int(d.UpperThreshold),
+				Lower:    int(d.LowerThreshold),
 				Active:   d.ActiveConnections,
 				Inactive: d.InactiveConnections,
 				Counters: counters(ipvs.SvcStats(d.Stats)),
@@ -101,7 +115,7 @@ func (h *Host) readIPVS() ([]Service, error) {
 		services = append(services, s)
 	}
 	slices.SortFunc(services, func(a, b Service) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Mark, b.Mark))
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Family, b.Family))
 	})
 	return services, nil
 }
