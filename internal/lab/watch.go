@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -21,11 +22,13 @@ type IPVSWatch struct {
 	fd     int // packet socket on an nlmon link, which sees all netlink messages
 	family uint16
 	counts map[uint8]int // by command number
+	last   time.Time     // of a command that changes something
+	buf    []byte
 }
 
 // WatchIPVS starts to count. Only one watch a host is possible.
 func (h *Host) WatchIPVS() *IPVSWatch {
-	w := &IPVSWatch{host: h, fd: -1, counts: map[uint8]int{}}
+	w := &IPVSWatch{host: h, fd: -1, counts: map[uint8]int{}, buf: make([]byte, 1<<20)}
 	h.net.must(h.wrap("watch IPVS", w.open()))
 	h.net.atEnd(func() error { return unix.Close(w.fd) })
 	return w
@@ -58,6 +61,9 @@ func (w *IPVSWatch) open() error {
 		if err := unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
 			return err
 		}
+		if err := unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+			return err
+		}
 		link, err := w.host.links.LinkByName(attrs.Name)
 		if err != nil {
 			return err
@@ -84,12 +90,18 @@ func (w *IPVSWatch) Writes() int {
 	return n
 }
 
+// LastWrite is when the last of them was sent, zero when none was.
+func (w *IPVSWatch) LastWrite() time.Time {
+	w.Counts()
+	return w.last
+}
+
 // read takes what is in the socket. The kernel puts a copy there before a sender's call
 // returns, so nothing is missed.
 func (w *IPVSWatch) read() error {
-	buf := make([]byte, 1<<20)
+	oob := make([]byte, 1<<8)
 	for {
-		n, from, err := unix.Recvfrom(w.fd, buf, unix.MSG_DONTWAIT)
+		n, oobn, _, from, err := unix.Recvmsg(w.fd, w.buf, oob, unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
 			break
 		}
@@ -98,7 +110,11 @@ func (w *IPVSWatch) read() error {
 		}
 		proto := binary.NativeEndian.AppendUint16(nil, from.(*unix.SockaddrLinklayer).Protocol)
 		if binary.BigEndian.Uint16(proto) == unix.NETLINK_GENERIC {
-			w.count(buf[:n])
+			at, err := stamp(oob[:oobn])
+			if err != nil {
+				return err
+			}
+			w.count(w.buf[:n], at)
 		}
 	}
 	stats, err := unix.GetsockoptTpacketStats(w.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
@@ -113,7 +129,7 @@ func (w *IPVSWatch) read() error {
 
 // count counts the requests to the family among the messages of one datagram. Answers
 // carry the same command numbers, but not the request flag.
-func (w *IPVSWatch) count(data []byte) {
+func (w *IPVSWatch) count(data []byte, at time.Time) {
 	for len(data) >= unix.NLMSG_HDRLEN+unix.GENL_HDRLEN {
 		size := int(binary.NativeEndian.Uint32(data))
 		if size < unix.NLMSG_HDRLEN || size > len(data) {
@@ -122,7 +138,11 @@ func (w *IPVSWatch) count(data []byte) {
 		kind := binary.NativeEndian.Uint16(data[4:])
 		flags := binary.NativeEndian.Uint16(data[6:])
 		if kind == w.family && flags&unix.NLM_F_REQUEST != 0 {
-			w.counts[data[unix.NLMSG_HDRLEN]]++
+			command := data[unix.NLMSG_HDRLEN]
+			w.counts[command]++
+			if !slices.Contains(reads, command) {
+				w.last = at
+			}
 		}
 		data = data[min(len(data), (size+3)&^3):]
 	}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"poise/internal/lab"
+)
+
+// quiet is for how long a program must send nothing and do nothing to count as ready.
+const quiet = time.Second
+
+// glance is how often a program is looked at. Each look takes the processor from it.
+const glance = 100 * time.Millisecond
+
+// patience bounds one phase: far more than any of them takes.
+const patience = 3 * time.Minute
+
+// phases are what is measured of a daemon, by how many servers have another weight afterwards.
+var phases = []struct {
+	name string
+	step int // every step-th server is changed
+}{{"reload, nothing changed", 0}, {"reload, 1 % changed", 100}, {"reload, 10 % changed", 10}}
+
+// measure has a contender fill an empty table, change it and take it out again.
+func measure(c contender, s scale, dir string) map[string]sample {
+	n := lab.NewNetwork()
+	defer n.Close()
+	h := n.Host("director")
+	h.Connect(n.Switch("net"), "10.0.0.1/8")
+	watch := h.WatchIPVS()
+	dir, err := os.MkdirTemp(dir, "")
+	if err != nil {
+		fail(err)
+	}
+	file := filepath.Join(dir, "config")
+	write := func(step int) {
+		if err := os.WriteFile(file, []byte(c.config(s, step)), 0o644); err != nil {
+			fail(err)
+		}
+	}
+	write(0)
+	cmd := c.command(file, dir)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	all := make(map[string]sample)
+	begin := time.Now()
+	p := h.Start(cmd)
+	all["load"] = settle(begin, watch, p, 0, s.entries(), c.daemon())
+	if !c.daemon() {
+		return all
+	}
+	changed := 0
+	for _, phase := range phases {
+		write(phase.step)
+		want := 0
+		if phase.step > 0 { // every changed one, and those changed before that are not any more
+			want = (s.services*s.servers + phase.step - 1) / phase.step
+		}
+		before := cpuOf(p.Pid())
+		begin := time.Now()
+		must(p.Signal(syscall.SIGHUP))
+		all[phase.name] = settle(begin, watch, p, before, max(want-changed, changed-want), true)
+		changed = want
+	}
+	begin, sent := time.Now(), watch.Writes()
+	must(p.Signal(syscall.SIGTERM))
+	select {
+	case <-p.Done():
+	case <-time.After(patience):
+		fail(fmt.Errorf("%s does not stop:\n%s", c.name(), output.String()))
+	}
+	all["stop"] = sample{wall: time.Since(begin), messages: watch.Writes() - sent}
+	left := 0
+	for _, service := range h.IPVS() {
+		left += 1 + len(service.Destinations)
+	}
+	all["left behind"] = sample{messages: left}
+	return all
+}
+
+func must(err error) {
+	if err != nil {
+		fail(err)
+	}
+}
+
+// settle waits until a program has sent at least so many messages and is quiet, or has ended, and returns what that took
+// since begin: up to its last message, or where it sent none, up to its last stir.
+func settle(begin time.Time, watch *lab.IPVSWatch, p *lab.Process, cpuBefore time.Duration, least int, daemon bool) sample {
+	first := watch.Writes()
+	stirred, cpu := begin, cpuBefore
+	for {
+		select {
+		case <-p.Done():
+			if daemon {
+				fail(fmt.Errorf("ended: %v", p.Wait()))
+			}
+			return sample{watch.LastWrite().Sub(begin), 0, watch.Writes()}
+		case <-time.After(glance):
+		}
+		now := time.Now()
+		if c := cpuOf(p.Pid()); c > cpu+2*time.Second/ticks { // a daemon that waits does a little, too
+			cpu, stirred = c, now
+		}
+		sent := watch.Writes() - first
+		last := watch.LastWrite()
+		switch {
+		case now.Sub(begin) > patience:
+			fail(fmt.Errorf("%d messages after %v, want %d", sent, patience, least))
+		case !daemon, sent < least, now.Sub(stirred) < quiet, sent > 0 && now.Sub(last) < quiet:
+		case sent > 0:
+			return sample{last.Sub(begin), cpuOf(p.Pid()) - cpuBefore, sent}
+		default:
+			return sample{stirred.Sub(begin), cpuOf(p.Pid()) - cpuBefore, sent}
+		}
+	}
+}
+
+// ticks is the unit of CPU times in /proc.
+const ticks = 100
+
+// cpuOf is the CPU time of a process and its children, as far as they live.
+func cpuOf(pid int) time.Duration {
+	var sum time.Duration
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	for _, field := range fields[11:13] { // utime, stime
+		n, _ := strconv.Atoi(field)
+		sum += time.Duration(n) * time.Second / ticks
+	}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		children, _ := os.ReadFile(list)
+		for child := range strings.FieldsSeq(string(children)) {
+			if n, err := strconv.Atoi(child); err == nil {
+				sum += cpuOf(n)
+			}
+		}
+	}
+	return sum
+}
