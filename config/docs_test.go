@@ -34,7 +34,7 @@ func TestDocs(t *testing.T) {
 	if !ok {
 		t.Fatalf("%s has lost its line %q", page, marker)
 	}
-	d := docs{comments: comments(t, "config.go", "../checker/config.go", "../vrrp/config.go")}
+	d := docs{comments: comments(t, "config.go", "ipvs.go", "../checker/config.go", "../vrrp/config.go", "../ipvsctl/tunnel.go", "../ipvsctl/timeouts_linux.go")}
 	d.section("", reflect.TypeFor[Config]())
 	want := d.String()
 	if *update {
@@ -71,10 +71,10 @@ func TestDocsExamples(t *testing.T) {
 	if len(blocks) != 3 {
 		t.Fatalf("%d code blocks, want a good file, a bad file and its errors", len(blocks))
 	}
-	if _, err := Parse("poise.toml", []byte(blocks[0]), noFiles); err != nil {
+	if _, err := Parse("poise.toml", []byte(blocks[0]), nil, noFiles); err != nil {
 		t.Error(err)
 	}
-	_, err = Parse("poise.toml", []byte(blocks[1]), noFiles)
+	_, err = Parse("poise.toml", []byte(blocks[1]), nil, noFiles)
 	if err == nil || err.Error()+"\n" != blocks[2] {
 		t.Errorf("the bad file's errors are\n%v", err)
 	}
@@ -87,7 +87,7 @@ func TestExamples(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			if _, err := Load(file); err != nil {
+			if _, err := Load(file, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -103,7 +103,7 @@ func TestExampleOfTheOther(t *testing.T) {
 	differs := regexp.MustCompile(`(?m)= \S+( +# on the other: )(\S+)$`)
 	other := differs.ReplaceAll(text, []byte("= $2$1"))
 	parse := func(text []byte) *Config {
-		c, err := Parse("pair.toml", text, noFiles)
+		c, err := Parse("pair.toml", text, nil, noFiles)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestTags(t *testing.T) {
 	walk = func(typ reflect.Type) {
 		for _, f := range b.fieldsOf(typ) {
 			sf := typ.Field(f.index)
-			if isNumber(sf.Type) != (f.limits != "") {
+			if isNumber(f.elem) != (f.limits != "") {
 				t.Errorf("%v.%s: number %v, range %q", typ, sf.Name, isNumber(sf.Type), f.limits)
 			}
 			if f.def != nil && f.kind == asValue {
@@ -215,7 +215,7 @@ func typeName(f field) string {
 		name = "boolean"
 	case f.elem == reflect.TypeFor[netip.Addr]():
 		name = "address"
-	case f.elem == reflect.TypeFor[netip.AddrPort]():
+	case f.elem == reflect.TypeFor[netip.AddrPort](), f.elem == reflect.TypeFor[Listen]():
 		name = "address:port"
 	case f.elem.Kind() == reflect.String, reflect.PointerTo(f.elem).Implements(textType):
 		name = "string"

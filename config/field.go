@@ -51,7 +51,7 @@ func fieldsOf(t reflect.Type) []field {
 		f.required = option == "required"
 		f.kind, f.elem = kindOf(sf.Type)
 		if lo, hi, ok := strings.Cut(f.limits, ".."); ok {
-			f.min, f.max = mustNumber(sf.Type, lo), mustNumber(sf.Type, hi)
+			f.min, f.max = mustNumber(f.elem, lo), mustNumber(f.elem, hi)
 		}
 		if text, ok := sf.Tag.Lookup("default"); ok {
 			switch {
@@ -81,6 +81,8 @@ func kindOf(t reflect.Type) (kind, reflect.Type) {
 		return asValue, t
 	case t.Kind() == reflect.Struct:
 		return asTable, t
+	case t.Kind() == reflect.Pointer && isValue(t.Elem()):
+		return asValue, t.Elem() // that can be absent
 	case t.Kind() == reflect.Pointer:
 		return asTable, t.Elem()
 	case isValue(t.Elem()):
@@ -112,6 +114,13 @@ func mustNumber(t reflect.Type, text string) int64 {
 
 // set stores a decoded value in v, or returns the rule that it breaks.
 func (f field) set(v reflect.Value, raw any) (rule string) {
+	if v.Kind() == reflect.Pointer {
+		there := reflect.New(f.elem)
+		if rule = f.set(there.Elem(), raw); rule == "" {
+			v.Set(there)
+		}
+		return rule
+	}
 	text, isText := raw.(string)
 	if isText && text == "" {
 		return "must not be empty"

@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -43,6 +44,12 @@ var keepalived = map[string]string{
 	"lb_algo":                    "service.scheduler",
 	"lb_kind":                    "service.forward",
 	"persistence_timeout":        "service.persistence",
+	"ops":                        "service.one_packet",
+	"lvs_method":                 "service.forward",
+	"uthreshold":                 "service.server.upper_threshold",
+	"lthreshold":                 "service.server.lower_threshold",
+	"lvs_sync_daemon":            "ipvs.sync",
+	"lvs_timeouts":               "ipvs.timeouts",
 	"hysteresis":                 "service.quorum_hysteresis",
 	"real_server":                "service.server",
 	"delay_loop":                 "service.check.interval",
@@ -83,8 +90,14 @@ func elsewhere(key string) (homes []place, hint string) {
 	var headers []string
 	for _, p := range places {
 		if foreign && p.path == path || !foreign && p.key == key {
-			homes, headers = append(homes, p), append(headers, p.header)
+			homes = append(homes, p)
 		}
+	}
+	if slices.ContainsFunc(homes, isTable) { // a value of that name elsewhere is not meant by one
+		homes = slices.DeleteFunc(homes, func(p place) bool { return !isTable(p) })
+	}
+	for _, p := range homes {
+		headers = append(headers, p.header)
 	}
 	if homes == nil {
 		return nil, ""
@@ -101,6 +114,8 @@ func elsewhere(key string) (homes []place, hint string) {
 	}
 	return homes, hint
 }
+
+func isTable(p place) bool { return p.isTable }
 
 // didYouMean suggests the one of words that word was probably meant to be, if there is one.
 func didYouMean(word string, words []string) (meant, hint string) {

@@ -33,7 +33,7 @@ func TestSyntaxHints(t *testing.T) {
 		{"inline table over lines", "server = {\n  port = 80\n  weight = 1\n}\n", "f:3: weight = 1: expected a comma or an inline table terminator '}', but got 'w' instead"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := Parse("f", []byte(tc.text), noFiles)
+			_, err := Parse("f", []byte(tc.text), nil, noFiles)
 			if err == nil || err.Error() != tc.want {
 				t.Errorf("got  %v\nwant %s", err, tc.want)
 			}
@@ -46,7 +46,7 @@ func TestElsewhere(t *testing.T) {
 		{"service", " (is it [[service]]?)"},
 		{"check", " (is it [service.check]?)"},
 		{"node", " (it belongs in [global])"},
-		{"port", " (it belongs in [service.check] or [[service.server]])"},
+		{"interval", " (it belongs in [service.check])"},
 		{"status_code", " (keepalived's status_code is status in [service.check])"},
 		{"real_server", " (keepalived's real_server is [[service.server]])"},
 		{"router", " (is it [[router]]?)"},

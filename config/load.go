@@ -18,13 +18,19 @@ import (
 // maxSize is the most that is read of any one file.
 const maxSize = 16 << 20
 
+// Kernel answers which of IPVS's modules there are: nil, or what is missing. ipvsctl.Modules is the running kernel's.
+type Kernel interface {
+	Scheduler(name string) error
+	Engine(name string) error
+}
+
 // Load reads the configuration file at path. Its error is one line when a file cannot be read, and else that of Parse.
-func Load(path string) (*Config, error) {
+func Load(path string, kernel Kernel) (*Config, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	c, err := Parse(path, text, readFile)
+	c, err := Parse(path, text, kernel, readFile)
 	if err != nil {
 		return nil, err
 	}
@@ -47,10 +53,10 @@ func readFile(path string) ([]byte, error) {
 	return data, err
 }
 
-// Parse turns text, which came from the file at path, into a Config. The files that it names are fetched
-// through read; relative names start from path's folder. The error joins one *Error for every mistake, in the
-// order of their lines; a syntax error stands alone.
-func Parse(path string, text []byte, read func(path string) ([]byte, error)) (*Config, error) {
+// Parse turns text, which came from the file at path, into a Config. What it wants of the kernel is asked of kernel, where that
+// is not nil. The files that it names are fetched through read; relative names start from path's folder. The error joins
+// one *Error for every mistake, in the order of their lines; a syntax error stands alone.
+func Parse(path string, text []byte, kernel Kernel, read func(path string) ([]byte, error)) (*Config, error) {
 	tables, root, err := decode(path, string(text))
 	if err != nil {
 		return nil, err
@@ -66,6 +72,9 @@ func Parse(path string, text []byte, read func(path string) ([]byte, error)) (*C
 		}
 		return read(name)
 	})
+	if kernel != nil {
+		b.checkKernel(c, kernel)
+	}
 	if len(b.errs) == 0 {
 		return c, nil
 	}

@@ -46,7 +46,7 @@ address = "10.0.0.7"
 )
 
 func TestDefaults(t *testing.T) {
-	got, err := Parse("poise.toml", []byte(smallRouter+small+"[service.check]\ntype = \"http\"\n"), noFiles)
+	got, err := Parse("poise.toml", []byte(smallRouter+small+"[service.check]\ntype = \"http\"\n"), nil, noFiles)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +57,14 @@ func TestDefaults(t *testing.T) {
 			Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")}, Preempt: true, Checksum: vrrp.PseudoHeader,
 		}},
 		Services: []Service{{
-			Name: "web", Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.10:80")},
-			Protocol: ipvsctl.TCP, Scheduler: "wlc", Forward: ipvsctl.NAT, Quorum: 1,
+			Name: "web", Listen: []Listen{{netip.MustParseAddr("192.0.2.10"), 80, 80}}, Family: IPv4,
+			Protocol: ipvsctl.TCP, Scheduler: "wlc", Forward: NAT, Quorum: 1,
 			Check: &checker.Config{
 				Type: checker.KindHTTP, Path: "/", Status: []checker.StatusRange{{First: 200, Last: 299}},
 				Interval: 2 * time.Second, Timeout: time.Second, Rise: 1, Fall: 2,
 				OnFailure: checker.WeightZero, Initial: checker.InitialUnknown,
 			},
-			Servers: []Server{{Address: netip.MustParseAddr("10.0.0.7"), Port: 80, Weight: 1}},
+			Servers: []Server{{Address: netip.MustParseAddr("10.0.0.7"), Port: 80, Weight: 1, Forward: NAT}},
 		}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -73,7 +73,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestEveryKey(t *testing.T) {
-	got, err := Load("testdata/full.toml")
+	got, err := Load("testdata/full.toml", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +101,14 @@ func TestEveryKey(t *testing.T) {
 			Checksum: vrrp.PseudoHeader,
 		}},
 		Services: []Service{{
-			Name: "web", Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.10:443")},
-			Protocol: ipvsctl.TCP, Scheduler: "mh", Forward: ipvsctl.TUN, Persistence: 5 * time.Minute,
-			Quorum: 3, QuorumHysteresis: 1, SorryServer: netip.MustParseAddrPort("192.0.2.99:443"),
+			Name: "web", Listen: []Listen{
+				{netip.MustParseAddr("192.0.2.10"), 80, 80}, {netip.MustParseAddr("192.0.2.10"), 443, 443},
+				{netip.MustParseAddr("192.0.2.11"), 8000, 8009},
+			},
+			Family: IPv4, Protocol: ipvsctl.TCP, Scheduler: "mh", SchedulerFlags: []SchedulerFlag{"mh-port", "mh-fallback"},
+			Forward: TUN, Tunnel: &ipvsctl.Tunnel{Type: ipvsctl.GUE, Port: 6080, Checksum: ipvsctl.RemoteChecksum},
+			Persistence: 5 * time.Minute, PersistenceGranularity: "255.255.255.0",
+			Quorum: 3, QuorumHysteresis: 1, SorryServer: netip.MustParseAddrPort("192.0.2.99:0"),
 			Check: &checker.Config{
 				Type: checker.KindHTTPS, Port: 8443, Path: "/healthz", Host: "www.example.org",
 				Status: []checker.StatusRange{{First: 200, Last: 200}, {First: 301, Last: 302}}, CAFile: "ca.pem", CA: ca,
@@ -111,21 +116,61 @@ func TestEveryKey(t *testing.T) {
 				OnFailure: checker.Remove, Initial: checker.InitialUp,
 			},
 			Servers: []Server{
-				{Address: netip.MustParseAddr("192.0.2.21"), Port: 443, Weight: 4},
-				{Address: netip.MustParseAddr("192.0.2.22"), Port: 443, Weight: 0},
+				{Address: netip.MustParseAddr("192.0.2.21"), Weight: 4, Forward: TUN, UpperThreshold: 100, LowerThreshold: 80},
+				{
+					Address: netip.MustParseAddr("192.0.2.22"), Forward: TUN,
+					Tunnel: &ipvsctl.Tunnel{Type: ipvsctl.GRE, Checksum: ipvsctl.FullChecksum},
+				},
+				{Address: netip.MustParseAddr("192.0.2.23"), Port: 8080, Weight: 1, Forward: FullNAT},
 			},
 		}, {
-			Name: "dns", Listen: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.10:53")},
-			Protocol: ipvsctl.UDP, Scheduler: "wlc", Forward: ipvsctl.NAT, Quorum: 1,
-			Servers: []Server{{Address: netip.MustParseAddr("192.0.2.23"), Port: 5353, Weight: 1}},
+			Name: "sip", Listen: []Listen{{netip.MustParseAddr("2001:db8::10"), 5060, 5060}}, Family: IPv4,
+			Protocol: ipvsctl.UDP, Scheduler: "wlc", Forward: NAT, OnePacket: true,
+			Persistence: time.Minute, PersistenceGranularity: "/64", PersistenceEngine: "sip", Quorum: 1,
+			Servers: []Server{{Address: netip.MustParseAddr("2001:db8:1::23"), Port: 5353, Weight: 1, Forward: NAT}},
+		}, {
+			Name: "mine", Fwmark: 666, Family: IPv6, Protocol: ipvsctl.TCP, Scheduler: "wlc", Forward: DR, Quorum: 1,
+			Servers: []Server{{Address: netip.MustParseAddr("2001:db8:1::24"), Weight: 1, Forward: DR}},
 		}},
+		IPVS: IPVS{
+			Timeouts: ipvsctl.Timeouts{TCP: time.Hour, TCPFin: 2 * time.Minute, UDP: 30 * time.Second},
+			Sync: &Sync{
+				Router: "public", Interface: "eth1", ID: new(uint8(0)), Group: netip.MustParseAddr("224.0.0.82"),
+				Port: 8849, TTL: 2, MaxLength: 1400,
+			},
+			Sysctl: Sysctl{
+				Conntrack: new(1), ExpireNodestConn: new(0), SyncPorts: new(4), SyncThreshold: []int{3, 100},
+				EstCpulist: "0-1", EstNice: new(-5),
+			},
+		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	web := got.Services[0]
-	if key := web.Key().String(); key != "192.0.2.10:443" {
-		t.Errorf("key %s", key)
+	for i, want := range []string{"mark 0x500", "[2001:db8::10]:5060/udp", "mark 666 ipv6"} {
+		if key := got.Services[i].Key().String(); !strings.HasPrefix(key, want) {
+			t.Errorf("service %s is %s in the kernel, want %s", got.Services[i].Name, key, want)
+		}
+	}
+	settings := ipvsctl.Settings{
+		Scheduler: "mh", Flags: ipvsctl.SourcePort | ipvsctl.Fallback, Persistence: 5 * time.Minute, ClientBits: 24,
+	}
+	if got := web.Settings(); got != settings {
+		t.Errorf("settings %+v, want %+v", got, settings)
+	}
+	for i, want := range []string{
+		"tun weight 4 thresholds 100 80 gue port 6080 checksum remote", "tun weight 4 gre checksum full", "nat weight 4",
+	} {
+		if d := web.Destination(web.Servers[i], 4).String(); d != want {
+			t.Errorf("server %d is %s in the kernel, want %s", i, d, want)
+		}
+	}
+	sysctls := map[string]string{
+		"conntrack": "1", "expire_nodest_conn": "0", "sync_ports": "4", "sync_threshold": "3 100", "est_cpulist": "0-1", "est_nice": "-5",
+	}
+	if values := got.IPVS.Sysctl.Values(); !maps.Equal(values, sysctls) {
+		t.Errorf("sysctls %v, want %v", values, sysctls)
 	}
 	if addr := web.CheckAddr(web.Servers[0]).String(); addr != "192.0.2.21:8443" {
 		t.Errorf("asked at %s", addr)
@@ -152,7 +197,7 @@ func TestErrors(t *testing.T) {
 					want = append(want, fmt.Sprintf("%s:%d: %s", file, n, strings.TrimSpace(s)))
 				}
 			}
-			c, err := Load(file)
+			c, err := Load(file, nil)
 			if err == nil {
 				t.Fatalf("no error, and %+v", c)
 			}
@@ -179,7 +224,7 @@ func TestUnreadable(t *testing.T) {
 		{"large", large, large + ": larger than 16 MiB"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if _, err := Load(tc.path); err == nil || err.Error() != tc.want {
+			if _, err := Load(tc.path, nil); err == nil || err.Error() != tc.want {
 				t.Errorf("got %v, want %s", err, tc.want)
 			}
 		})
@@ -231,22 +276,57 @@ func randomConfig() *rapid.Generator[Config] {
 			Initial:   rapid.SampledFrom([]checker.Initial{checker.InitialUnknown, checker.InitialUp}).Draw(t, "initial"),
 		}
 	})
+	forward := rapid.SampledFrom([]Forward{NAT, DR, TUN, FullNAT})
+	tunnel := rapid.SampledFrom([]*ipvsctl.Tunnel{nil, {}, {Type: ipvsctl.GUE, Port: 6080}, {Type: ipvsctl.GRE, Checksum: ipvsctl.FullChecksum}})
+	listen := rapid.Custom(func(t *rapid.T) Listen {
+		l := Listen{Addr: addr.Draw(t, "addr"), First: rapid.Uint16().Draw(t, "port")}
+		if l.Last = l.First; l.First > 0 {
+			l.Last = rapid.Uint16Min(l.First).Draw(t, "last")
+		}
+		return l
+	})
+	number := rapid.OneOf(rapid.Just[*int](nil), rapid.Map(rapid.Int(), func(n int) *int { return &n }))
 	server := rapid.Custom(func(t *rapid.T) Server {
-		return Server{addr4.Draw(t, "address"), rapid.Uint16().Draw(t, "port"), rapid.Int().Draw(t, "weight")}
+		return Server{
+			Address:        addr.Draw(t, "address"),
+			Port:           rapid.Uint16().Draw(t, "port"),
+			Weight:         rapid.Int().Draw(t, "weight"),
+			Forward:        forward.Draw(t, "forward"),
+			Tunnel:         tunnel.Draw(t, "tunnel"),
+			UpperThreshold: rapid.Uint32().Draw(t, "upper_threshold"),
+			LowerThreshold: rapid.Uint32().Draw(t, "lower_threshold"),
+		}
 	})
 	service := rapid.Custom(func(t *rapid.T) Service {
 		return Service{
-			Name:             rapid.String().Draw(t, "name"),
-			Listen:           rapid.SliceOf(addrPort).Draw(t, "listen"),
-			Protocol:         rapid.SampledFrom([]ipvsctl.Protocol{ipvsctl.TCP, ipvsctl.UDP}).Draw(t, "protocol"),
-			Scheduler:        Scheduler(rapid.SampledFrom(ipvsctl.Schedulers).Draw(t, "scheduler")),
-			Forward:          rapid.SampledFrom([]ipvsctl.Method{ipvsctl.NAT, ipvsctl.DR, ipvsctl.TUN}).Draw(t, "forward"),
-			Persistence:      duration.Draw(t, "persistence"),
-			Quorum:           rapid.Int().Draw(t, "quorum"),
-			QuorumHysteresis: rapid.Int().Draw(t, "hysteresis"),
-			SorryServer:      rapid.OneOf(rapid.Just(netip.AddrPort{}), addrPort).Draw(t, "sorry_server"),
-			Check:            rapid.OneOf(rapid.Just[*checker.Config](nil), check).Draw(t, "check"),
-			Servers:          rapid.SliceOf(server).Draw(t, "servers"),
+			Name:                   rapid.String().Draw(t, "name"),
+			Listen:                 rapid.SliceOf(listen).Draw(t, "listen"),
+			Fwmark:                 rapid.Uint32().Draw(t, "fwmark"),
+			Family:                 rapid.SampledFrom([]Family{IPv4, IPv6}).Draw(t, "family"),
+			Protocol:               rapid.SampledFrom([]ipvsctl.Protocol{ipvsctl.TCP, ipvsctl.UDP, ipvsctl.SCTP}).Draw(t, "protocol"),
+			Scheduler:              Scheduler(rapid.SampledFrom(ipvsctl.Schedulers).Draw(t, "scheduler")),
+			SchedulerFlags:         rapid.SliceOf(rapid.SampledFrom([]SchedulerFlag{"sh-port", "mh-fallback"})).Draw(t, "scheduler_flags"),
+			Forward:                forward.Draw(t, "forward"),
+			Tunnel:                 tunnel.Draw(t, "tunnel"),
+			OnePacket:              rapid.Bool().Draw(t, "one_packet"),
+			Persistence:            duration.Draw(t, "persistence"),
+			PersistenceGranularity: rapid.String().Draw(t, "persistence_granularity"),
+			PersistenceEngine:      rapid.String().Draw(t, "persistence_engine"),
+			Quorum:                 rapid.Int().Draw(t, "quorum"),
+			QuorumHysteresis:       rapid.Int().Draw(t, "hysteresis"),
+			SorryServer:            rapid.OneOf(rapid.Just(netip.AddrPort{}), addrPort).Draw(t, "sorry_server"),
+			Check:                  rapid.OneOf(rapid.Just[*checker.Config](nil), check).Draw(t, "check"),
+			Servers:                rapid.SliceOf(server).Draw(t, "servers"),
+		}
+	})
+	sync := rapid.Custom(func(t *rapid.T) *Sync {
+		return &Sync{
+			Router:    rapid.String().Draw(t, "router"),
+			Role:      rapid.SampledFrom([]SyncRole{"", SyncMaster, SyncBackup, SyncBoth}).Draw(t, "role"),
+			Interface: rapid.String().Draw(t, "interface"),
+			ID:        rapid.SampledFrom([]*uint8{nil, new(uint8(0)), new(uint8(255))}).Draw(t, "id"),
+			Group:     rapid.OneOf(rapid.Just(netip.Addr{}), addr).Draw(t, "group"),
+			Port:      rapid.Uint16().Draw(t, "port"), TTL: rapid.Byte().Draw(t, "ttl"), MaxLength: rapid.Uint16().Draw(t, "max_length"),
 		}
 	})
 	router := rapid.Custom(func(t *rapid.T) vrrp.Config {
@@ -277,6 +357,14 @@ func randomConfig() *rapid.Generator[Config] {
 			},
 			Routers:  rapid.SliceOfN(router, 0, 3).Draw(t, "routers"),
 			Services: rapid.SliceOfN(service, 0, 3).Draw(t, "services"),
+			IPVS: IPVS{
+				Timeouts: ipvsctl.Timeouts{TCP: duration.Draw(t, "tcp")},
+				Sync:     rapid.OneOf(rapid.Just[*Sync](nil), sync).Draw(t, "sync"),
+				Sysctl: Sysctl{
+					Conntrack: number.Draw(t, "conntrack"), EstCpulist: rapid.String().Draw(t, "est_cpulist"),
+					SyncThreshold: rapid.OneOf(rapid.Just[[]int](nil), rapid.SliceOf(rapid.Int())).Draw(t, "sync_threshold"),
+				},
+			},
 		}
 	})
 }
@@ -298,7 +386,7 @@ func FuzzConfig(f *testing.F) {
 	}
 	f.Add([]byte("a = 0b\n")) // the decoder quotes the newline in its message
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c, err := Parse("poise.toml", text, noFiles)
+		c, err := Parse("poise.toml", text, nil, noFiles)
 		if err != nil {
 			lines := strings.Count(string(text), "\n") + 1
 			for e := range everyError(err) {
@@ -306,7 +394,7 @@ func FuzzConfig(f *testing.F) {
 					t.Errorf("line %d of %d: %q", e.Line, lines, e.Error())
 				}
 			}
-		} else if again, err := Parse("poise.toml", text, noFiles); err != nil || !reflect.DeepEqual(c, again) {
+		} else if again, err := Parse("poise.toml", text, nil, noFiles); err != nil || !reflect.DeepEqual(c, again) {
 			t.Errorf("%+v, and again %+v: %v", c, again, err)
 		}
 		tables, root, err := decode("", string(text))
@@ -352,7 +440,7 @@ func everyError(err error) func(yield func(*Error) bool) {
 }
 
 func TestErrorIsTyped(t *testing.T) {
-	_, err := Parse("poise.toml", []byte(small+"port = 0\nweight = -1\n"), noFiles)
+	_, err := Parse("poise.toml", []byte(small+"port = 0\nweight = -1\n"), nil, noFiles)
 	e, ok := errors.AsType[*Error](err)
 	if want := (&Error{"poise.toml", 8, `service "web", server 10.0.0.7:0`, "port", "0", "outside 1..65535"}); !ok || *e != *want {
 		t.Errorf("first error %+v, want %+v", e, want)
@@ -377,7 +465,7 @@ func large() []byte {
 func BenchmarkParse(b *testing.B) {
 	text := large()
 	for b.Loop() {
-		if _, err := Parse("poise.toml", text, noFiles); err != nil {
+		if _, err := Parse("poise.toml", text, nil, noFiles); err != nil {
 			b.Fatal(err)
 		}
 	}

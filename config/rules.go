@@ -1,15 +1,13 @@
 package config
 
 import (
-	"crypto/x509"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
-	"time"
 
-	"poise/checker"
-	"poise/ipvsctl"
 	"poise/vrrp"
 )
 
@@ -26,32 +24,8 @@ func (b *binder) checkAll(file *object, c *Config, read func(path string) ([]byt
 		b.add(file, "", &mark{line: file.mark.line}, "neither a [[router]] nor a [[service]]")
 	}
 	b.checkRouters(c.Routers)
-	names := map[string]*object{}
-	keys := map[ipvsctl.ServiceKey]*object{}
-	for i := range c.Services {
-		s := &c.Services[i]
-		o := b.objects[s]
-		b.checkService(o, s)
-		b.checkServers(o, s)
-		b.checkQuorum(o, s)
-		if s.Check != nil {
-			b.readCA(o, s.Check, read)
-		}
-		if o.sound("name") {
-			if first, ok := names[s.Name]; ok {
-				b.report(o, "name", "already the name of the service on line %d", first.mark.line)
-			} else {
-				names[s.Name] = o
-			}
-		}
-		if o.sound("listen", "protocol") {
-			if first, ok := keys[s.Key()]; ok {
-				b.report(o, "listen", "already the address of %s on line %d", first, first.mark.line)
-			} else {
-				keys[s.Key()] = o
-			}
-		}
-	}
+	b.checkServices(c, read)
+	b.checkIPVS(file, c)
 }
 
 func (b *binder) checkGlobal(file *object, g Global) {
@@ -63,11 +37,17 @@ func (b *binder) checkGlobal(file *object, g Global) {
 	}
 	interfaces, _ := file.mark.at("global.interfaces")
 	for i, name := range g.Interfaces {
-		// dev_valid_name in the kernel's net/core/dev.c
-		if len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r") {
-			b.add(file, "global.interfaces", interfaces.index(i), "not the name of an interface")
+		if !isInterface(name) {
+			b.add(file, "global.interfaces", interfaces.index(i), notInterface)
 		}
 	}
+}
+
+const notInterface = "not the name of an interface"
+
+// isInterface is dev_valid_name in the kernel's net/core/dev.c.
+func isInterface(name string) bool {
+	return len(name) <= 15 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r")
 }
 
 // checkRouters applies the rules about several routers: what is one in the network, or one here, belongs to one of them.
@@ -121,116 +101,73 @@ func (b *binder) checkOwners(o *object, key string, addrs []netip.Addr, owners m
 	}
 }
 
-func (b *binder) checkService(o *object, s *Service) {
-	if o.sound("name") && !goodName.MatchString(s.Name) {
-		b.report(o, "name", nameRule)
+// checkIPVS applies the rules about IPVS as a whole, and fills in what depends on a router.
+func (b *binder) checkIPVS(file *object, c *Config) {
+	if _, has := file.mark.at("ipvs"); has && len(c.Services) == 0 && !b.excused(file, "service") {
+		b.report(file, "ipvs", "has no meaning without a [[service]]")
 	}
-	if o.sound("listen") {
-		if len(s.Listen) != 1 {
-			b.report(o, "listen", "not exactly one address")
-		} else if rule := unicast(s.Listen[0].Addr()); rule != "" {
-			b.report(o, "listen", "%s", rule)
-		} else if s.Listen[0].Port() == 0 {
-			b.report(o, "listen", "port 0 is outside 1..65535")
-		}
+	sysctl := &c.IPVS.Sysctl
+	if n := sysctl.SyncPorts; n != nil && bits.OnesCount(uint(*n)) != 1 {
+		b.report(file, "ipvs.sysctl.sync_ports", "not a power of two")
 	}
-	if s.Persistence%time.Second != 0 {
-		b.report(o, "persistence", "not in whole seconds")
+	if n := sysctl.SyncThreshold; n != nil && (len(n) != 2 || n[1] != 0 && n[0] >= n[1]) {
+		b.report(file, "ipvs.sysctl.sync_threshold", "not two numbers such as [3, 50], the first below the second")
 	}
-}
-
-// checkServers applies the rules about the real servers, of which the sorry server is one.
-func (b *binder) checkServers(o *object, s *Service) {
-	port := uint16(0) // that packets keep, 0 = any
-	if o.sound("listen", "forward") && s.Forward.KeepsPort() {
-		port = s.Listen[0].Port()
-	}
-	const keeps = "with forward = %q packets keep the service's port %d"
-
-	seen := map[netip.AddrPort]*object{}
-	for i := range s.Servers {
-		srv := &s.Servers[i]
-		so := b.objects[srv]
-		if rule := unicast(srv.Address); rule != "" && so.sound("address") {
-			b.report(so, "address", "%s", rule)
-		}
-		if srv.Port == 0 && so.sound("port") && o.sound("listen") {
-			srv.Port = s.Listen[0].Port()
-		}
-		if port != 0 && so.sound("port") && srv.Port != port {
-			b.report(so, "port", keeps, s.Forward, port)
-		}
-		if so.sound("address", "port") {
-			if first, ok := seen[srv.Addr()]; ok {
-				b.report(so, "address", "already a server of this service, on line %d", first.mark.line)
-			} else {
-				seen[srv.Addr()] = so
+	if n := sysctl.Conntrack; n != nil && *n == 0 {
+		for _, s := range c.Services {
+			if slices.ContainsFunc(s.Servers, func(srv Server) bool { return srv.Forward == FullNAT }) {
+				b.report(file, "ipvs.sysctl.conntrack", "service %q forwards by fullnat, which needs 1", s.Name)
+				break
 			}
 		}
 	}
-
-	sorry := s.SorryServer
-	if !sorry.IsValid() {
-		return
-	}
-	first, isServer := seen[sorry]
-	rule := unicast(sorry.Addr())
-	switch {
-	case rule != "":
-		b.report(o, "sorry_server", "%s", rule)
-	case sorry.Port() == 0:
-		b.report(o, "sorry_server", "port 0 is outside 1..65535")
-	case port != 0 && sorry.Port() != port:
-		b.report(o, "sorry_server", keeps, s.Forward, port)
-	case isServer:
-		b.report(o, "sorry_server", "already a server of this service, on line %d", first.mark.line)
+	if sync := c.IPVS.Sync; sync != nil {
+		b.checkSync(file, sync, c)
 	}
 }
 
-// checkQuorum refuses a quorum that all servers together could not reach.
-func (b *binder) checkQuorum(o *object, s *Service) {
-	if !o.sound("quorum", "quorum_hysteresis", "server") {
-		return
+func (b *binder) checkSync(file *object, sync *Sync, c *Config) {
+	if file.sound("ipvs.sync.interface") && !isInterface(sync.Interface) {
+		b.report(file, "ipvs.sync.interface", notInterface)
 	}
-	if s.QuorumHysteresis >= s.Quorum {
-		b.report(o, "quorum_hysteresis", "not below the quorum, %d", s.Quorum)
-		return
+	if sync.Group.IsValid() && !sync.Group.IsMulticast() {
+		b.report(file, "ipvs.sync.group", "not a multicast address")
 	}
-	sum := 0
-	for i := range s.Servers {
-		if !b.objects[&s.Servers[i]].sound("weight") {
-			return
+	i := slices.IndexFunc(c.Routers, func(r vrrp.Config) bool { return r.Name == sync.Router })
+	switch {
+	case !file.sound("ipvs.sync.router", "ipvs.sync.role"):
+	case sync.Router != "" && sync.Role != "":
+		b.report(file, "ipvs.sync.role", "the daemon follows router %q", sync.Router)
+	case sync.Router == "" && sync.Role == "":
+		b.report(file, "ipvs.sync.router", "required, or a role")
+	case sync.Router != "" && i < 0:
+		var names []string
+		for _, r := range c.Routers {
+			names = append(names, r.Name)
 		}
-		sum += s.Servers[i].Weight
+		_, hint := didYouMean(sync.Router, names)
+		b.report(file, "ipvs.sync.router", "there is no such [[router]]%s", hint)
+	case sync.ID == nil && file.sound("ipvs.sync.id"):
+		sync.ID = new(uint8(0))
+		if i >= 0 {
+			*sync.ID = c.Routers[i].VRID
+		}
 	}
-	switch {
-	case s.Quorum > sum:
-		b.report(o, "quorum", "above the sum of the servers' weights, %d", sum)
-	case s.Quorum+s.QuorumHysteresis > sum:
-		b.report(o, "quorum_hysteresis", "with quorum = %d above the sum of the servers' weights, %d: once lost, never regained", s.Quorum, sum)
+	// The kernel refuses either while there is the other.
+	for i := range c.Services {
+		s := &c.Services[i]
+		if !b.objects[s].sound("listen", "fwmark", "family") {
+			continue
+		}
+		line, _ := file.mark.at("ipvs.sync")
+		for j := range s.Servers {
+			so := b.objects[&s.Servers[j]]
+			if so.sound("address") && s.Servers[j].Address.Is6() != s.IsIPv6() {
+				b.report(so, "address", "not of the service's family, while connections are synchronised ([ipvs.sync] on line %d)", line.line)
+			}
+		}
+		if s.SorryServer.IsValid() && s.SorryServer.Addr().Is6() != s.IsIPv6() && b.objects[s].sound("sorry_server") {
+			b.report(b.objects[s], "sorry_server", "not of the service's family, while connections are synchronised ([ipvs.sync] on line %d)", line.line)
+		}
 	}
-}
-
-// readCA fetches the certificates that c names.
-func (b *binder) readCA(o *object, c *checker.Config, read func(path string) ([]byte, error)) {
-	if c.CAFile == "" || c.Type != checker.KindHTTPS {
-		return
-	}
-	var err error
-	if c.CA, err = read(c.CAFile); err != nil {
-		b.report(o, "check.ca_file", "%s", err)
-	} else if !x509.NewCertPool().AppendCertsFromPEM(c.CA) {
-		b.report(o, "check.ca_file", "holds no PEM certificate")
-	}
-}
-
-// unicast returns the rule that a breaks if it is not the IPv4 address of one host, and else "".
-func unicast(a netip.Addr) string {
-	switch {
-	case !a.Is4():
-		return "not IPv4"
-	case a.IsUnspecified(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return "not the address of one host"
-	}
-	return ""
 }

@@ -43,9 +43,9 @@ func (o Op) String() string {
 	case EditService:
 		return fmt.Sprintf("set %v scheduler %s", o.Service, o.Settings.Scheduler)
 	case AddDestination:
-		return fmt.Sprintf("add %v %v %v weight %d", o.Service, o.Server, o.Destination.Method, o.Destination.Weight)
+		return fmt.Sprintf("add %v %v %v", o.Service, o.Server, o.Destination)
 	case EditDestination:
-		return fmt.Sprintf("set %v %v %v weight %d", o.Service, o.Server, o.Destination.Method, o.Destination.Weight)
+		return fmt.Sprintf("set %v %v %v", o.Service, o.Server, o.Destination)
 	case RemoveDestination:
 		return fmt.Sprintf("remove %v %v", o.Service, o.Server)
 	case RemoveService:
@@ -78,6 +78,7 @@ func (o Op) Change() string {
 		edit("method", o.WasDestination.Method, d.Method)
 		edit("upper threshold", o.WasDestination.Upper, d.Upper)
 		edit("lower threshold", o.WasDestination.Lower, d.Lower)
+		edit("tunnel", o.WasDestination.Tunnel, d.Tunnel)
 		return o.Server.String() + " " + strings.Join(parts, ", ")
 	case RemoveDestination:
 		return o.Server.String() + " removed"
@@ -93,8 +94,26 @@ func (o Op) Change() string {
 //
 // Everything in have that want lacks is removed: give Diff only what is yours to remove.
 func Diff(have, want Table) []Op {
-	var ops []Op
-	for _, key := range slices.SortedFunc(maps.Keys(want), ServiceKey.Compare) {
+	var changed, leaving []ServiceKey
+	for key, w := range want {
+		if h, exists := have[key]; !exists || h.Settings != w.Settings || !maps.Equal(h.Destinations, w.Destinations) {
+			changed = append(changed, key)
+		}
+	}
+	for key := range have {
+		if _, wanted := want[key]; !wanted {
+			leaving = append(leaving, key)
+		}
+	}
+	slices.SortFunc(changed, ServiceKey.Compare)
+	slices.SortFunc(leaving, ServiceKey.Compare)
+
+	most := len(leaving)
+	for _, key := range changed {
+		most += 1 + max(len(have[key].Destinations), len(want[key].Destinations))
+	}
+	ops := make([]Op, 0, most)
+	for _, key := range changed {
 		w := want[key]
 		h, exists := have[key]
 		if !exists {
@@ -102,18 +121,17 @@ func Diff(have, want Table) []Op {
 		} else if h.Settings != w.Settings {
 			ops = append(ops, Op{Kind: EditService, Service: key, Settings: w.Settings, WasSettings: h.Settings})
 		}
-		ops = append(ops, diffDestinations(key, h.Destinations, w.Destinations)...)
+		ops = appendDestinations(ops, key, h.Destinations, w.Destinations)
 	}
-	for _, key := range slices.SortedFunc(maps.Keys(have), ServiceKey.Compare) {
-		if _, wanted := want[key]; !wanted {
-			ops = append(ops, Op{Kind: RemoveService, Service: key})
-		}
+	for _, key := range leaving {
+		ops = append(ops, Op{Kind: RemoveService, Service: key})
 	}
 	return ops
 }
 
-func diffDestinations(key ServiceKey, have, want map[netip.AddrPort]Destination) []Op {
-	var ops []Op
+// appendDestinations appends the changes of one service's servers.
+func appendDestinations(ops []Op, key ServiceKey, have, want map[netip.AddrPort]Destination) []Op {
+	first := len(ops)
 	for server, w := range want {
 		h, exists := have[server]
 		if !exists {
@@ -128,14 +146,29 @@ func diffDestinations(key ServiceKey, have, want map[netip.AddrPort]Destination)
 		}
 	}
 	// Among the edits those that leave a server usable go first, for the same reason as add before remove.
-	quiesces := func(o Op) int {
+	quiesces := func(o *Op) int {
 		if o.Kind == EditDestination && o.Destination.Weight == 0 {
 			return 1
 		}
 		return 0
 	}
-	slices.SortFunc(ops, func(a, b Op) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), quiesces(a)-quiesces(b), a.Server.Compare(b.Server))
+	slices.SortFunc(ops[first:], func(a, b Op) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), quiesces(&a)-quiesces(&b), a.Server.Compare(b.Server))
 	})
 	return ops
+}
+
+// doneIn reports whether table is as if o had been carried out.
+func (o Op) doneIn(table Table) bool {
+	s, exists := table[o.Service]
+	d, hasServer := s.Destinations[o.Server]
+	switch o.Kind {
+	case AddService, EditService:
+		return exists && s.Settings == o.Settings
+	case RemoveService:
+		return !exists
+	case AddDestination, EditDestination:
+		return hasServer && d == o.Destination
+	}
+	return !hasServer
 }

@@ -2,7 +2,6 @@ package ipvsctl
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,7 +11,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-func key(addr string) ServiceKey { return ServiceKey{TCP, netip.MustParseAddrPort(addr)} }
+func key(addr string) ServiceKey {
+	return ServiceKey{Protocol: TCP, Addr: netip.MustParseAddrPort(addr)}
+}
 
 // service builds a service from "10.0.0.1:80=nat/3"-like words.
 func service(scheduler string, servers ...string) Service {
@@ -113,77 +114,62 @@ func TestOpChange(t *testing.T) {
 	}
 }
 
-// tables draws two tables over the same few identities, so that they overlap.
-func tables(t *rapid.T) (have, want Table) {
+// drawTables draws two tables over the same few identities, so that they overlap: every one of them is a table that a
+// kernel takes, with all that a service and a server can have.
+func drawTables(t *rapid.T) (have, want Table) {
+	keys := []ServiceKey{
+		key("192.0.2.10:80"),
+		{Protocol: UDP, Addr: netip.MustParseAddrPort("192.0.2.10:80")},
+		key("[2001:db8::10]:80"),
+		ByMark(66, false), ByMark(66, true),
+	}
 	draw := func(label string) Table {
 		table := Table{}
-		for i := range 3 {
+		for i, k := range keys {
 			if !rapid.Bool().Draw(t, fmt.Sprint(label, " has service ", i)) {
 				continue
 			}
 			s := Service{
 				Settings: Settings{
-					Scheduler:   rapid.SampledFrom([]string{"rr", "wlc"}).Draw(t, "scheduler"),
-					Persistence: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(t, "persistence"),
+					Scheduler: rapid.SampledFrom([]string{"rr", "wlc"}).Draw(t, "scheduler"),
+					Flags:     rapid.SampledFrom([]Flags{0, Fallback, SourcePort}).Draw(t, "flags"),
 				},
 				Destinations: map[netip.AddrPort]Destination{},
 			}
-			for j := range 4 {
-				if rapid.Bool().Draw(t, fmt.Sprint(label, " has server ", j)) {
-					addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(j)}), 80)
-					s.Destinations[addr] = Destination{
-						Method: rapid.SampledFrom([]Method{NAT, DR}).Draw(t, "method"),
-						Weight: rapid.IntRange(0, 2).Draw(t, "weight"),
-					}
-				}
+			if rapid.Bool().Draw(t, "persistent") {
+				s.Persistence = rapid.SampledFrom([]time.Duration{time.Minute, time.Hour}).Draw(t, "persistence")
+				s.ClientBits = rapid.SampledFrom([]int{0, 24}).Draw(t, "client bits")
 			}
-			table[key(fmt.Sprintf("192.0.2.%d:80", i))] = s
+			for j := range 5 {
+				if !rapid.Bool().Draw(t, fmt.Sprint(label, " has server ", j)) {
+					continue
+				}
+				d := Destination{
+					Method: rapid.SampledFrom([]Method{NAT, DR, TUN}).Draw(t, "method"),
+					Weight: rapid.SampledFrom([]int{0, 0, 1, 2, 1<<31 - 1}).Draw(t, "weight"),
+				}
+				if rapid.Bool().Draw(t, "limited") {
+					d.Upper = rapid.Uint32Range(1, 9).Draw(t, "upper")
+					d.Lower = rapid.Uint32Range(0, d.Upper).Draw(t, "lower")
+				}
+				other := j == 4 // the last one is of the other family
+				if other {
+					d.Method = TUN
+				}
+				if d.Method == TUN {
+					d.Tunnel = rapid.SampledFrom([]Tunnel{{}, {Type: GUE, Port: 6080}, {Type: GRE, Checksum: FullChecksum}}).Draw(t, "tunnel")
+				}
+				addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(j)})
+				if k.IsIPv6() != other {
+					addr = netip.AddrFrom16([16]byte{0xfd, 15: byte(j)})
+				}
+				s.Destinations[netip.AddrPortFrom(addr, 80)] = d
+			}
+			table[k] = s
 		}
 		return table
 	}
 	return draw("have"), draw("want")
-}
-
-// apply is what the kernel does with one change, and how it refuses.
-func apply(table Table, op Op) error {
-	s, exists := table[op.Service]
-	_, hasServer := s.Destinations[op.Server]
-	switch op.Kind {
-	case AddService:
-		if exists {
-			return fmt.Errorf("%v: exists", op)
-		}
-		table[op.Service] = Service{op.Settings, map[netip.AddrPort]Destination{}}
-		return nil
-	case EditService:
-		s.Settings = op.Settings
-		table[op.Service] = s
-	case RemoveService:
-		delete(table, op.Service)
-	case AddDestination:
-		if hasServer {
-			return fmt.Errorf("%v: exists", op)
-		}
-		s.Destinations[op.Server] = op.Destination
-		hasServer = true
-	case EditDestination:
-		s.Destinations[op.Server] = op.Destination
-	case RemoveDestination:
-		delete(s.Destinations, op.Server)
-	}
-	if !exists || (op.Server.IsValid() && !hasServer) {
-		return fmt.Errorf("%v: nothing there", op)
-	}
-	return nil
-}
-
-func clone(table Table) Table {
-	c := maps.Clone(table)
-	for k, s := range c {
-		s.Destinations = maps.Clone(s.Destinations)
-		c[k] = s
-	}
-	return c
 }
 
 func usable(s Service) bool {
@@ -197,14 +183,20 @@ func usable(s Service) bool {
 
 func TestDiffProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		have, want := tables(t)
-		if ops := Diff(want, want); len(ops) != 0 {
+		have, want := drawTables(t)
+		if ops := Diff(want, want.Clone()); len(ops) != 0 {
 			t.Fatalf("a table differs from itself: %v", ops)
 		}
-		now := clone(have)
+		now := have.Clone()
 		for _, op := range Diff(have, want) {
-			if err := apply(now, op); err != nil {
-				t.Fatal(err)
+			if op.doneIn(now) {
+				t.Fatalf("%q changes nothing", op)
+			}
+			if err := now.Apply(op); err != nil {
+				t.Fatalf("%v: %v", op, err)
+			}
+			if !op.doneIn(now) {
+				t.Fatalf("%q is done and does not know it", op)
 			}
 			for k := range want {
 				if usable(have[k]) && usable(want[k]) && !usable(now[k]) {
@@ -226,10 +218,11 @@ func BenchmarkDiffUnchanged(b *testing.B) {
 			addr := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(j)})
 			s.Destinations[netip.AddrPortFrom(addr, 80)] = Destination{Weight: 1}
 		}
-		table[ServiceKey{TCP, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 80)}] = s
+		table[ServiceKey{Protocol: TCP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 80)}] = s
 	}
+	other := table.Clone()
 	for b.Loop() {
-		if ops := Diff(table, table); len(ops) != 0 {
+		if ops := Diff(table, other); len(ops) != 0 {
 			b.Fatal(ops)
 		}
 	}

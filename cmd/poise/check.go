@@ -23,7 +23,7 @@ every mistake is shown with its line, and the exit status is 1 if there is any.`
 			if len(args) == 1 {
 				file = args[0]
 			}
-			cfg, err := config.Load(file)
+			cfg, err := config.Load(file, nil)
 			if err != nil {
 				return err
 			}

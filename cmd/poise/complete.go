@@ -28,6 +28,18 @@ func completeServer(runtimeDir *string) cobra.CompletionFunc {
 	})
 }
 
+// completeService offers the shell the daemon's services.
+func completeService(runtimeDir *string) cobra.CompletionFunc {
+	return complete(runtimeDir, func(snap *status.Snapshot, args []string) (words []cobra.Completion) {
+		if len(args) == 0 {
+			for _, service := range snap.Services {
+				words = append(words, service.Name)
+			}
+		}
+		return words
+	})
+}
+
 // completeRouter offers the shell the daemon's routers.
 func completeRouter(runtimeDir *string) cobra.CompletionFunc {
 	return complete(runtimeDir, func(snap *status.Snapshot, args []string) (words []cobra.Completion) {

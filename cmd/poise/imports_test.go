@@ -18,14 +18,15 @@ var arrows = []struct {
 	{"poise/vrrp", nil, "the engines serve other programs too: they know neither each other nor our configuration"},
 	{"poise/config", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the configuration fills in the engines' own types and knows nothing of processes"},
 	{"poise/internal/host", nil, "the writers of kernel resources are leaves: others plan and ask them"},
+	{"poise/internal/nft", nil, "the writers of kernel resources are leaves: others plan and ask them"},
 	{"poise/internal/realserver", []string{"poise/internal/host"}, "a planner over host; a real server needs no director"},
 	{"poise/internal/status", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the views of what is true need no machinery that makes it true"},
 	{"poise/internal/director", []string{
-		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/status",
+		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/nft", "poise/internal/status",
 	}, "the one place that wires, below the commands"},
 	{"poise/cmd/poise", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp",
-		"poise/internal/director", "poise/internal/host", "poise/internal/realserver", "poise/internal/status",
+		"poise/internal/director", "poise/internal/host", "poise/internal/nft", "poise/internal/realserver", "poise/internal/status",
 	}, "a command may use everything but the lab and vrrp/sim, which only tests, demo and bench import"},
 }
 

@@ -136,24 +136,32 @@ func TestNetnsRealserverKeepsSilent(t *testing.T) {
 	}
 }
 
-// Every scheduler the kernel has is accepted. One that it lacks is named, and stops no other service.
+// Every scheduler the kernel has is accepted. One that it lacks is named, with its line, before anything is changed.
 func TestLabSchedulers(t *testing.T) {
 	l := newLVS(t)
-	var config strings.Builder
-	var want, missing []string
+	block := func(i int, name string) string {
+		return fmt.Sprintf("[[service]]\nname = %q\nlisten = [\"%s:%d\"]\nscheduler = %q\nforward = \"nat\"\nserver = [{ address = \"10.0.0.21\" }]\n",
+			name, lab.VIP, 1000+i, name)
+	}
+	var config, whole strings.Builder
+	var want, refused []string
 	for i, name := range ipvsctl.Schedulers {
+		whole.WriteString(block(i, name))
 		addr := fmt.Sprintf("%s:%d", lab.VIP, 1000+i)
-		fmt.Fprintf(&config, "[[service]]\nname = %q\nlisten = [%q]\nscheduler = %q\nforward = \"nat\"\nserver = [{ address = \"10.0.0.21\" }]\n", name, addr, name)
 		if l.Router.Do(exec.Command("ipvsadm", "-A", "-t", addr, "-s", name).Run) != nil {
-			missing = append(missing, name)
+			line := 6*i + 4
+			refused = append(refused, fmt.Sprintf("poise.toml:%d: service %q: scheduler = %[2]q: this kernel has no module ip_vs_%[2]s", line, name))
 			continue
 		}
+		config.WriteString(block(i, name))
 		want = append(want, fmt.Sprintf("tcp %s %s: 10.0.0.21:%d nat 1", addr, name, 1000+i))
 	}
-	t.Logf("this kernel lacks %q", missing)
+	t.Logf("this kernel refuses %q", refused)
 	d := startDaemon(t, l.Director, config.String())
 	wantTable(t, l.Director, want...)
-	for _, name := range missing {
-		d.sees("kernel refuses", "ip_vs_"+name)
+	d.reload(whole.String())
+	for _, problem := range refused {
+		d.sees("reload rejected", problem)
 	}
+	wantTable(t, l.Director, want...)
 }

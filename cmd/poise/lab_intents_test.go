@@ -54,7 +54,8 @@ func TestLabIntents(t *testing.T) {
 	for _, mistake := range []struct{ service, server, want string }{
 		{"web", "10.0.0.99:80", "poise: service \"web\" has no server 10.0.0.99:80; it has 10.0.0.21:80, 10.0.0.22:80\n"},
 		{"wed", "10.0.0.21:80", "poise: there is no service \"wed\"; there are web\n"},
-		{"web", "10.0.0.21", "poise: server \"10.0.0.21\": not an address and port such as 10.0.0.7:80\n"},
+		{"web", "10.0.0.21", "poise: service \"web\" has no server 10.0.0.21:0; it has 10.0.0.21:80, 10.0.0.22:80\n"},
+		{"web", "nat1", "poise: server \"nat1\": not an address and port such as 10.0.0.7:80\n"},
 	} {
 		if _, stderr, err := d.run("drain", mistake.service, mistake.server); err == nil || stderr != mistake.want {
 			t.Errorf("drain %s %s: %v, %q, want exit status 1 and %q", mistake.service, mistake.server, err, stderr, mistake.want)

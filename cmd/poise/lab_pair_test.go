@@ -458,7 +458,7 @@ func TestLabPairReload(t *testing.T) {
 	n.routers, n.more = nil, web
 	n.start()
 	wantTable(t, n.Host, webLine)
-	if s := n.status(); s.Elector.PID != 0 || !s.Services[0].NoVIP {
+	if s := n.status(); s.Elector.PID != 0 || len(s.Services[0].NoVIP) == 0 {
 		t.Errorf("with services only: elector %+v, missing VIP said: %v", s.Elector, s.Services[0].NoVIP)
 	}
 	changes := addressChanges(n)
@@ -467,7 +467,7 @@ func TestLabPairReload(t *testing.T) {
 	n.reload()
 	n.wantAddr(vip, true)
 	wantTable(t, n.Host, webLine)
-	if s := n.status(); s.Elector.PID == 0 || s.Services[0].NoVIP {
+	if s := n.status(); s.Elector.PID == 0 || len(s.Services[0].NoVIP) > 0 {
 		t.Errorf("with a router for the VIP: elector %+v, missing VIP said: %v", s.Elector, s.Services[0].NoVIP)
 	}
 
@@ -491,7 +491,7 @@ func TestLabPairReload(t *testing.T) {
 		t.Errorf("without routers, the VIP is there")
 	}
 	wantTable(t, n.Host, webLine)
-	if s := n.status(); s.Elector.PID != 0 || s.Routers != nil || !s.Services[0].NoVIP {
+	if s := n.status(); s.Elector.PID != 0 || s.Routers != nil || len(s.Services[0].NoVIP) == 0 {
 		t.Errorf("without routers: elector %+v, routers %v, missing VIP said: %v", s.Elector, s.Routers, s.Services[0].NoVIP)
 	}
 	if got, want := changes(), []string{"+" + vip, "-" + vip}; !slices.Equal(got, want) {

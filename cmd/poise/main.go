@@ -51,7 +51,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(
 		runCommand(), reloadCommand(), checkCommand(),
 		statusCommand(), eventsCommand(),
-		drainCommand(), enableCommand(), weightCommand(), failoverCommand(),
+		drainCommand(), enableCommand(), weightCommand(), holdCommand(), failoverCommand(),
 		realserverCommand(), releaseCommand(), versionCommand(),
 	)
 	return root

@@ -43,5 +43,8 @@ the log tells more, such as each failed check.`,
 	cmd.Flags().StringVarP(&o.ConfigFile, "config", "c", defaultConfigFile, "the configuration file")
 	_ = cmd.MarkFlagFilename("config", "toml") // fails only for a flag that does not exist
 	runtimeDirFlag(cmd, &o.RuntimeDir)
+	// For measurements and tests: the balancer without IPVS.
+	cmd.Flags().StringVar(&o.Table, "table", "", "record:FILE keeps the table in memory and writes its changes to FILE, instead of the kernel")
+	_ = cmd.Flags().MarkHidden("table") // fails only for a flag that does not exist
 	return cmd
 }

@@ -27,6 +27,8 @@ import (
 func (p *parent) controlHandler() http.Handler {
 	mux := p.readOnly()
 	mux.HandleFunc("POST /v1/services/{service}/servers/{server}/{intent}", p.postIntent)
+	mux.HandleFunc("POST /v1/services/{service}/hold", p.postHoldService)
+	mux.HandleFunc("POST /v1/services/{service}/release", p.postReleaseService)
 	mux.HandleFunc("POST /v1/routers/{router}/hold", p.postHold)
 	mux.HandleFunc("POST /v1/routers/{router}/release", p.postRelease)
 	mux.HandleFunc("POST /v1/reload", p.postReload)
@@ -123,6 +125,9 @@ const (
 
 func (p *parent) postIntent(w http.ResponseWriter, r *http.Request) {
 	server, err := netip.ParseAddrPort(r.PathValue("server"))
+	if addr, noPort := netip.ParseAddr(r.PathValue("server")); noPort == nil { // where clients choose the port
+		server, err = netip.AddrPortFrom(addr, 0), nil
+	}
 	if err != nil {
 		http.Error(w, fmt.Sprintf("server %q: not an address and port such as 10.0.0.7:80", r.PathValue("server")), http.StatusBadRequest)
 		return
@@ -194,27 +199,61 @@ func refuse(w http.ResponseWriter, err error) bool {
 
 // postHold hands a router's addresses over, and answers when another node has them or nobody came.
 func (p *parent) postHold(w http.ResponseWriter, r *http.Request) {
-	request, ok := readIntent(w, r)
-	if !ok {
-		return
-	}
 	name := r.PathValue("router")
-	hold := status.Hold{Reason: request.Reason, By: peerOf(r.Context()), At: time.Now()}
-	cause := "asked by " + hold.By
-	if hold.Reason != "" {
-		cause += ": " + hold.Reason
-	}
-	e := status.Event{Level: slog.LevelInfo, What: "router held", Router: name, Cause: cause}
-	err := p.intendRouter(r.Context(), name, func(h holds) holds {
-		if former := h.of(name); former != nil && hold.Reason == "" {
-			hold.Reason = former.Reason
-		}
-		return h.with(name, hold)
-	}, e)
-	if refuse(w, err) {
+	e := status.Event{Level: slog.LevelInfo, What: "router held", Router: name}
+	change, ok := readHold(w, r, name, &e)
+	if !ok || refuse(w, p.intendRouter(r.Context(), name, change, e)) {
 		return
 	}
 	p.answerRouter(w, r, name)
+}
+
+// readHold reads a wish to hold what is called name: how it changes the holds, and its cause for the event about it.
+func readHold(w http.ResponseWriter, r *http.Request, name string, e *status.Event) (change func(holds) holds, ok bool) {
+	request, ok := readIntent(w, r)
+	hold := status.Hold{Reason: request.Reason, By: peerOf(r.Context()), At: time.Now()}
+	e.Cause = "asked by " + hold.By
+	if hold.Reason != "" {
+		e.Cause += ": " + hold.Reason
+	}
+	return func(h holds) holds {
+		if former := h.of(name); former != nil && hold.Reason == "" {
+			hold.Reason = former.Reason // asking again is not forgetting why
+		}
+		return h.with(name, hold)
+	}, ok
+}
+
+// postHoldService has a service's entries in the kernel left alone.
+func (p *parent) postHoldService(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("service")
+	e := status.Event{Level: slog.LevelInfo, What: "service held", Service: name}
+	change, ok := readHold(w, r, name, &e)
+	if !ok || refuse(w, p.intendService(r.Context(), name, change, e)) {
+		return
+	}
+	p.answerService(w, r, name)
+}
+
+// postReleaseService ends what postHoldService began.
+func (p *parent) postReleaseService(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("service")
+	e := status.Event{Level: slog.LevelInfo, What: "service no longer held", Service: name, Cause: "asked by " + peerOf(r.Context())}
+	if refuse(w, p.intendService(r.Context(), name, func(h holds) holds { return h.without(name) }, e)) {
+		return
+	}
+	p.answerService(w, r, name)
+}
+
+// answerService answers with the service as it is now.
+func (p *parent) answerService(w http.ResponseWriter, r *http.Request, name string) {
+	out := status.Service{Name: name}
+	for _, service := range p.view.snapshot(r.Context(), time.Now()).Services {
+		if service.Name == name {
+			out = service
+		}
+	}
+	_ = json.NewEncoder(w).Encode(out) // fails only when the client has gone
 }
 
 // postRelease ends what postHold began.

@@ -6,16 +6,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"poise/checker"
 	"poise/config"
 	"poise/internal/host"
+	"poise/internal/nft"
 	"poise/internal/status"
 	"poise/ipvsctl"
 	"poise/vrrp"
@@ -32,14 +36,18 @@ type balancer struct {
 	out  *outbox
 
 	checks *checker.Loop
-	client *ipvsctl.Client
+	client ipvs
 	keep   *keeper
 	fwd    *forwarding
+	marks  *marking
+	sync   *connSync
 	totals *status.Totals
 
 	prepared *prepared
 	cfg      *config.Config // nil until the first commit
 	intents  intents
+	holds    holds
+	masters  []string // routers whose master this node is
 	services map[string]*serviceState
 	servers  map[checker.Key]*serverState
 	want     ipvsctl.Table
@@ -47,6 +55,13 @@ type balancer struct {
 	unseen   lasting             // why they could not be looked for
 	waiting  []message           // answers that are due when it is settled
 	ownFault ownFault
+}
+
+// ipvs is the kernel's table: an ipvsctl.Client, or a Recorder in its place.
+type ipvs interface {
+	kernel
+	syncKernel
+	Close()
 }
 
 // prepared is a configuration that could be carried out, until it is committed or aborted.
@@ -78,7 +93,7 @@ type serverState struct {
 
 // runBalancer is the whole life of the balancer process. It ends when the parent says stop, or is gone:
 // then table and sysctls stay as they are, and the kernel goes on balancing.
-func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logger) error {
+func runBalancer(ctx context.Context, c *conn, runtimeDir, table string, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
@@ -91,11 +106,12 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir string, log *slog.Logg
 		services: make(map[string]*serviceState),
 		servers:  make(map[checker.Key]*serverState),
 	}
-	if err := b.open(ctx, runtimeDir); err != nil {
+	if err := b.open(ctx, runtimeDir, table); err != nil {
 		// The parent learns the reason as the answer to its first question.
 		return refuseAll(c, err)
 	}
 	defer b.client.Close()
+	defer b.marks.close()
 
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -145,10 +161,14 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 			if b.reports(r) {
 				b.keep.apply(ctx, time.Now(), b.want)
 			}
+		case <-b.marks.changes():
+			b.marks.keep()
 		case <-tick.C:
 			if b.cfg != nil {
 				b.fwd.keep()
 				b.keep.verify(ctx, time.Now(), b.want)
+				b.marks.keep()
+				b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
 				b.lookForVIPs()
 			}
 		case <-retry.C:
@@ -168,8 +188,8 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 	}
 }
 
-// open takes hold of the kernel. It changes nothing there.
-func (b *balancer) open(ctx context.Context, runtimeDir string) error {
+// open takes hold of the kernel, or of the table that stands in for it. It changes nothing there.
+func (b *balancer) open(ctx context.Context, runtimeDir, table string) error {
 	bootID, err := host.Sysctls{}.Read("kernel.random.boot_id")
 	if err != nil {
 		return err
@@ -182,12 +202,37 @@ func (b *balancer) open(ctx context.Context, runtimeDir string) error {
 	if err != nil {
 		return err
 	}
-	if b.client, err = ipvsctl.Open(ctx); err != nil {
+	if b.client, err = openTable(ctx, table); err != nil {
 		return err
 	}
 	b.keep = &keeper{kernel: b.client, owned: owned, emit: b.emit, totals: b.totals, refused: make(map[opID]*refusal)}
-	b.fwd = &forwarding{sysctls: host.Sysctls{}, record: record, emit: b.emit, totals: b.totals}
+	b.fwd = &forwarding{sysctls: settings{}, record: record, emit: b.emit, totals: b.totals}
+	b.marks = &marking{owned: owned, emit: b.emit, totals: b.totals, recorded: table != ""}
+	b.sync = &connSync{kernel: b.client, owned: owned, emit: b.emit, totals: b.totals}
 	return nil
+}
+
+// recordTable begins the name of a table that is written to a file instead of the kernel.
+const recordTable = "record:"
+
+// checkTable says what is wrong with the name of a table; "" is the kernel's.
+func checkTable(table string) error {
+	if file, ok := strings.CutPrefix(table, recordTable); table != "" && (!ok || file == "") {
+		return fmt.Errorf("table %q: want record:FILE", table)
+	}
+	return nil
+}
+
+func openTable(ctx context.Context, table string) (ipvs, error) {
+	file, isRecord := strings.CutPrefix(table, recordTable)
+	if !isRecord {
+		return ipvsctl.Open(ctx)
+	}
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return ipvsctl.NewRecorder(out), nil
 }
 
 // handle carries out one request of the parent.
@@ -198,11 +243,21 @@ func (b *balancer) handle(ctx context.Context, m message, answer *message) (err 
 	case kindAbort:
 		b.prepared = nil
 	case kindCommit:
-		err = b.commit(ctx, m.Epoch, m.Intents)
+		err = b.commit(ctx, m)
 	case kindIntents:
-		b.intents = m.Intents
+		b.intents, b.holds = m.Intents, m.Holds
 		b.decideAll()
-		b.keep.apply(ctx, time.Now(), b.want)
+		if b.hold() {
+			b.keep.verify(ctx, time.Now(), b.want) // what was held may be anything by now
+		} else {
+			b.keep.apply(ctx, time.Now(), b.want)
+		}
+	case kindMasters:
+		b.masters = m.Masters
+		if b.cfg != nil {
+			b.sync.change()
+			b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
+		}
 	case kindPing:
 	case kindSnapshot:
 		answer.Snapshot, err = b.snapshot(ctx)
@@ -224,7 +279,10 @@ func (b *balancer) prepare(m message) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &prepared{m.Epoch, m.Config, forwardingPlan(m.Config, interfaces)}
+	p := &prepared{epoch: m.Epoch, cfg: m.Config}
+	if !b.marks.recorded { // the kernel's settings are for its table
+		p.plan = append(forwardingPlan(m.Config, interfaces), timeoutSettings(m.Config)...)
+	}
 	if m.Resume {
 		return p, nil
 	}
@@ -234,30 +292,61 @@ func (b *balancer) prepare(m message) (*prepared, error) {
 	if err := b.fwd.check(p.plan); err != nil {
 		return nil, err
 	}
+	if err := b.marks.check(markingRules(m.Config)); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
 // commit carries out what was prepared. When it returns, the kernel has been told everything.
-func (b *balancer) commit(ctx context.Context, epoch uint64, in intents) error {
-	if b.prepared == nil || b.prepared.epoch != epoch {
-		return fmt.Errorf("commit of epoch %d, which was not prepared", epoch)
+//
+// What follows in the kernel is in the order in which no packet comes to nothing. A daemon that synchronises connections does
+// not bear servers of another family: it goes first and comes last. A mark without a service is no harm, packets then go by
+// their address; a service without its marks gets nothing. So marks change when all services, new and old, are there.
+func (b *balancer) commit(ctx context.Context, m message) error {
+	if b.prepared == nil || b.prepared.epoch != m.Epoch {
+		return fmt.Errorf("commit of epoch %d, which was not prepared", m.Epoch)
 	}
-	table, err := b.client.Table(ctx)
+	table, _, err := b.client.Read(ctx)
 	if err != nil {
 		return err
 	}
 	if err := b.checks.Set(targets(b.prepared.cfg)); err != nil {
 		return err
 	}
-	b.cfg, b.intents = b.prepared.cfg, in
+	b.cfg, b.intents, b.holds, b.masters = b.prepared.cfg, m.Intents, m.Holds, m.Masters
 	b.fwd.setPlan(b.prepared.plan)
 	b.prepared = nil
+	b.hold()
 	b.adopt(table)
 	b.decideAll()
+
+	daemons, rules := daemonsFor(b.cfg, b.masters), markingRules(b.cfg)
+	b.sync.change()
+	b.sync.stopOthers(ctx, daemons)
 	b.fwd.keep()
-	b.keep.adopt(ctx, time.Now(), table, b.want)
+	if b.marks.setSources(rules); b.marks.differ(rules) {
+		b.keep.adopt(ctx, time.Now(), table, b.keep.withLeaving(table, b.want))
+		b.marks.set(rules)
+		b.keep.apply(ctx, time.Now(), b.want)
+	} else {
+		b.keep.adopt(ctx, time.Now(), table, b.want)
+	}
+	b.sync.keep(ctx, daemons)
 	b.lookForVIPs()
 	return nil
+}
+
+// hold tells the keeper which services are to be left alone, and whether those are others than before.
+func (b *balancer) hold() (changed bool) {
+	before := b.keep.held
+	b.keep.held = make(map[ipvsctl.ServiceKey]bool)
+	for _, service := range b.cfg.Services {
+		if b.holds.of(service.Name) != nil {
+			b.keep.held[service.Key()] = true
+		}
+	}
+	return !maps.Equal(before, b.keep.held)
 }
 
 // targets are the checks that cfg asks for.
@@ -356,8 +445,10 @@ func (b *balancer) decide(s *serviceState) {
 func (b *balancer) lookForVIPs() {
 	var vips []netip.Addr
 	for _, service := range b.cfg.Services {
-		if vip := service.Key().Addr.Addr(); !b.routed(vip) {
-			vips = append(vips, vip)
+		for _, vip := range service.VIPs() {
+			if !b.routed(vip) {
+				vips = append(vips, vip)
+			}
 		}
 	}
 	local, err := host.Local(vips)
@@ -412,6 +503,9 @@ func (b *balancer) stop(ctx context.Context) error {
 	if err := b.keep.remove(ctx, time.Now()); err != nil {
 		return err
 	}
+	b.marks.set(nft.Rules{})
+	b.sync.change()
+	b.sync.keep(ctx, nil)
 	return b.fwd.undo()
 }
 

@@ -35,11 +35,12 @@ const helloTimeout = 20 * time.Second
 
 // birth is what a child begins life with.
 type birth struct {
-	role   string
-	args   []string
-	lock   *os.File // stays taken for as long as any process that has it lives
-	beats  *os.File // the elector's
-	events func(status.Event)
+	role    string
+	args    []string
+	lock    *os.File // stays taken for as long as any process that has it lives
+	beats   *os.File // the elector's
+	events  func(status.Event)
+	masters func([]string)
 }
 
 // startChild starts this same program in another role. The child inherits its end of a socket pair and the files.
@@ -90,7 +91,7 @@ func startChild(ctx context.Context, b birth) (*child, error) {
 		c.kill()
 		return nil, err
 	}
-	go c.listen(b.events)
+	go c.listen(b)
 	return c, nil
 }
 
@@ -138,7 +139,7 @@ func (c *child) greet(ctx context.Context) error {
 }
 
 // listen takes in what the child says until it hangs up.
-func (c *child) listen(events func(status.Event)) {
+func (c *child) listen(b birth) {
 	for {
 		m, err := c.conn.receive()
 		if err != nil {
@@ -153,7 +154,9 @@ func (c *child) listen(events func(status.Event)) {
 		}
 		switch {
 		case m.Kind == kindEvent && m.Event != nil:
-			events(*m.Event)
+			b.events(*m.Event)
+		case m.Kind == kindMasters:
+			b.masters(m.Masters)
 		case m.Kind == kindAnswer:
 			c.mu.Lock()
 			waiting := c.waiting[m.ID]

@@ -28,13 +28,17 @@ func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
 		Totals:  *b.totals,
 	}
 	snap.Totals.Lost = b.out.missed()
+	snap.NFTProblem, snap.SyncProblem = b.marks.trouble.now, b.sync.trouble.now
+	for _, d := range daemonsFor(b.cfg, b.masters) {
+		snap.Sync = append(snap.Sync, d.String())
+	}
 	if time.Since(b.ownFault.last) < ownFaultPause {
 		snap.OwnFault = b.ownFault.cause
 	}
 	foreign := b.keep.known(nil).outside(table)
 	for _, service := range b.cfg.Services {
 		key := service.Key()
-		described := b.describe(b.services[service.Name], table[key], stats[key])
+		described := b.describe(b.services[service.Name], table, stats[key])
 		described.ForeignServers = slices.SortedFunc(maps.Keys(foreign[key]), netip.AddrPort.Compare)
 		snap.Services = append(snap.Services, described)
 		delete(foreign, key)
@@ -44,25 +48,40 @@ func (b *balancer) snapshot(ctx context.Context) (*status.Snapshot, error) {
 }
 
 // describe is one service as the kernel has it, beside what is wanted of it and why.
-func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsctl.ServiceStats) status.Service {
-	service := s.config
-	vip := service.Key().Addr.Addr()
+func (b *balancer) describe(s *serviceState, table ipvsctl.Table, counted ipvsctl.ServiceStats) status.Service {
+	service, id := s.config, s.config.Key()
+	have := table[id]
 	out := status.Service{
 		Name:        service.Name,
-		Key:         service.Key(),
+		Key:         id,
 		Scheduler:   string(service.Scheduler),
-		Forward:     service.Forward,
-		NoVIP:       !b.vips[vip] && !b.routed(vip),
+		Forward:     string(service.Forward),
+		Hold:        b.holds.of(service.Name),
 		Up:          s.decision.up,
 		Why:         s.decision.why,
 		Quorum:      service.Quorum,
 		Weight:      s.decision.weight,
 		Sorry:       service.SorryServer,
 		SorryActive: s.decision.sorry,
-		Problem:     b.keep.problem(service.Key()),
+		Problem:     b.keep.problem(id),
 		Counters:    counted.Counters,
 		Checked:     service.Check != nil,
 		Checks:      s.checks,
+	}
+	for _, vip := range service.VIPs() {
+		if !b.vips[vip] && !b.routed(vip) {
+			out.NoVIP = append(out.NoVIP, vip)
+		}
+	}
+	if service.Marked() {
+		for _, l := range service.Listen {
+			out.Listen = append(out.Listen, l.String())
+		}
+	}
+	if out.Hold != nil {
+		for _, op := range ipvsctl.Diff(within(id, b.keep.known(b.want).within(table)), within(id, b.want)) {
+			out.Withheld = append(out.Withheld, op.Change())
+		}
 	}
 	for _, server := range service.Servers {
 		key := checker.Key{Service: service.Name, Server: server.Addr()}
@@ -87,4 +106,12 @@ func (b *balancer) describe(s *serviceState, have ipvsctl.Service, counted ipvsc
 		})
 	}
 	return out
+}
+
+// within is the part of table that is about one service.
+func within(key ipvsctl.ServiceKey, table ipvsctl.Table) ipvsctl.Table {
+	if service, exists := table[key]; exists {
+		return ipvsctl.Table{key: service}
+	}
+	return nil
 }

@@ -38,7 +38,7 @@ type decision struct {
 func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 	d := decision{
 		service: ipvsctl.Service{
-			Settings:     ipvsctl.Settings{Scheduler: string(s.Scheduler), Persistence: s.Persistence},
+			Settings:     s.Settings(),
 			Destinations: make(map[netip.AddrPort]ipvsctl.Destination),
 		},
 		reasons: make(map[netip.AddrPort]string),
@@ -53,7 +53,7 @@ func decide(s config.Service, know knowledge, quorum *checker.Quorum) decision {
 		undecided = undecided || place.unknown
 		counts[place.word]++
 		if place.inTable {
-			d.service.Destinations[addr] = ipvsctl.Destination{Method: s.Forward, Weight: place.weight}
+			d.service.Destinations[addr] = s.Destination(server, place.weight)
 		}
 	}
 
@@ -81,7 +81,7 @@ func (d *decision) callSorryServer(s config.Service, know knowledge, decided boo
 	if !decided {
 		// If it took over before poise began, it stays until the servers have had their say.
 		if weight, inKernel := know.found(s.SorryServer); inKernel {
-			d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: weight}
+			d.service.Destinations[s.SorryServer] = s.Destination(s.Sorry(), weight)
 		}
 		return
 	}
@@ -99,7 +99,7 @@ func (d *decision) callSorryServer(s config.Service, know knowledge, decided boo
 			d.service.Destinations[addr] = destination
 		}
 	}
-	d.service.Destinations[s.SorryServer] = ipvsctl.Destination{Method: s.Forward, Weight: 1}
+	d.service.Destinations[s.SorryServer] = s.Destination(s.Sorry(), 1)
 }
 
 // place is where one server stands by itself, before the quorum has its say.

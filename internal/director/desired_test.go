@@ -54,7 +54,7 @@ func TestDecideTranscripts(t *testing.T) {
 // replay plays a transcript's events and returns it with the outcomes as they are.
 func replay(t *testing.T, transcript string) string {
 	head, events, _ := strings.Cut(transcript, "---\n")
-	cfg, err := config.Parse("transcript", []byte(head), nil)
+	cfg, err := config.Parse("transcript", []byte(head), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ persistence = "5m"
 [[service.server]]
 address = "10.0.0.1"
 weight = 7
-`), nil)
+`), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -344,6 +344,7 @@ func (e *elector) commit(m message, done func()) error {
 		}
 		e.hold(m.Holds)
 		e.lookAll()
+		e.tellMasters()
 		done()
 	}
 	for _, r := range e.routers {
@@ -407,6 +408,17 @@ func (e *elector) snapshot() *status.Snapshot {
 		s.Routers = append(s.Routers, r.snapshot())
 	}
 	return s
+}
+
+// tellMasters tells the parent of which routers this node is master.
+func (e *elector) tellMasters() {
+	m := message{Kind: kindMasters}
+	for _, r := range e.routers {
+		if r.Status().State == vrrp.Master {
+			m.Masters = append(m.Masters, r.Config().Name)
+		}
+	}
+	e.out.put(m, true)
 }
 
 // emit records a decision. Those about routers are never lost.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -16,7 +17,9 @@ import (
 
 const (
 	ipForward          = "net.ipv4.ip_forward"
+	ip6Forward         = "net.ipv6.conf.all.forwarding"
 	allAcceptRedirects = "net.ipv4.conf.all.accept_redirects"
+	vsPrefix           = "net.ipv4.vs."
 )
 
 // forwardingPlan returns the kernel settings that the configured services need, in the order to write
@@ -26,33 +29,68 @@ func forwardingPlan(cfg *config.Config, interfaces []string) []status.Sysctl {
 	want := func(name, value string) { plan = append(plan, status.Sysctl{Name: name, Want: value}) }
 	// First, because the kernel resets settings of every interface when it changes. Only NAT needs it: with
 	// the others the replies do not come back through the director.
-	if slices.ContainsFunc(cfg.Services, func(s config.Service) bool { return s.Forward == ipvsctl.NAT }) {
+	if natsServers(cfg, false) {
 		want(ipForward, "1")
+	}
+	if natsServers(cfg, true) {
+		want(ip6Forward, "1")
 	}
 	// A redirect tells clients of the same segment to bypass the director. The value in force is
 	// "all" or the interface's, so both must be off; "default" is for interfaces yet to come.
 	for _, name := range append([]string{"all", "default"}, interfaces...) {
 		want(host.SysctlName("net", "ipv4", "conf", name, "send_redirects"), "0")
 	}
-	// Without these a removed server swallows the packets of its old connections for as long as they try,
-	// and a persistent client stays with a server that gets no new connections.
-	want("net.ipv4.vs.expire_nodest_conn", "1")
-	want("net.ipv4.vs.expire_quiescent_template", "1")
+	vs := map[string]string{
+		// Without these a removed server swallows the packets of its old connections for as long as they try,
+		// and a persistent client stays with a server that gets no new connections.
+		"expire_nodest_conn":        "1",
+		"expire_quiescent_template": "1",
+	}
+	if usesFullNAT(cfg) { // nftables rewrites no packet whose connection is not tracked
+		vs["conntrack"] = "1"
+	}
+	maps.Copy(vs, cfg.IPVS.Sysctl.Values())
+	for _, name := range slices.Sorted(maps.Keys(vs)) {
+		want(vsPrefix+name, vs[name])
+	}
 	return plan
+}
+
+// natsServers tells whether replies of some server of the family have to be forwarded.
+func natsServers(cfg *config.Config, ipv6 bool) bool {
+	return slices.ContainsFunc(cfg.Services, func(s config.Service) bool {
+		return s.IsIPv6() == ipv6 && (s.Forward.Method() == ipvsctl.NAT || slices.ContainsFunc(s.Servers, func(srv config.Server) bool {
+			return srv.Forward.Method() == ipvsctl.NAT
+		}))
+	})
 }
 
 // missingInterfaces is an error when the file names an interface that this host has not.
 func missingInterfaces(cfg *config.Config) error {
-	for _, name := range cfg.Global.Interfaces {
+	missing := func(where, name string) error {
 		exists, err := host.LinkExists(name)
-		if err != nil {
+		if err == nil && !exists {
+			err = fmt.Errorf("%s: this host has no interface %q (\"ip link\" lists those it has)", where, name)
+		}
+		return err
+	}
+	for _, name := range cfg.Global.Interfaces {
+		if err := missing("global: interfaces", name); err != nil {
 			return err
 		}
-		if !exists {
-			return fmt.Errorf("global: interfaces: this host has no interface %q (\"ip link\" lists those it has)", name)
-		}
+	}
+	if cfg.IPVS.Sync != nil {
+		return missing("ipvs.sync: interface", cfg.IPVS.Sync.Interface)
 	}
 	return nil
+}
+
+// usesFullNAT tells whether some server gets requests from the director's own address.
+func usesFullNAT(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Services, func(s config.Service) bool {
+		return s.SorryServer.IsValid() && s.Forward == config.FullNAT ||
+			slices.ContainsFunc(s.Servers, func(srv config.Server) bool { return srv.Forward == config.FullNAT })
+	})
 }
 
 // facingInterfaces are the interfaces the file names, else those through which the servers are reached.
@@ -151,9 +189,8 @@ func (f *forwarding) say(s *status.Sysctl, was string) {
 	f.emit(status.Event{Level: slog.LevelWarn, What: "drift", Cause: "changed by somebody else, put back: " + change})
 }
 
-// remember notes what the settings are that are about to change. Switching ip_forward also overwrites
-// each interface's forwarding and all.accept_redirects (inet_forward_change in net/ipv4/devinet.c),
-// so these are noted behind it and will be restored after it.
+// remember notes what the settings are that are about to change, and behind each what changes with it, which will be
+// restored after it.
 func (f *forwarding) remember() error {
 	if err := f.record.Sync(); err != nil {
 		return err
@@ -166,18 +203,9 @@ func (f *forwarding) remember() error {
 		if err := f.record.Remember(s.Name, value); err != nil {
 			return err
 		}
-		if s.Name != ipForward {
-			continue
-		}
-		names := []string{allAcceptRedirects}
-		interfaces, err := f.sysctls.List("net.ipv4.conf")
+		names, err := f.dependents(s.Name)
 		if err != nil {
 			return err
-		}
-		for _, name := range interfaces {
-			if name != "all" { // which is ip_forward itself
-				names = append(names, host.SysctlName("net", "ipv4", "conf", name, "forwarding"))
-			}
 		}
 		for _, name := range names {
 			value, err := f.sysctls.Read(name)
@@ -190,6 +218,27 @@ func (f *forwarding) remember() error {
 		}
 	}
 	return nil
+}
+
+// dependents are the settings that the kernel overwrites when it switches forwarding: those of each interface and, with IPv4,
+// all.accept_redirects (inet_forward_change in net/ipv4/devinet.c, addrconf_fixup_forwarding in net/ipv6/addrconf.c).
+func (f *forwarding) dependents(name string) (names []string, err error) {
+	family := "ipv4"
+	switch name {
+	default:
+		return nil, nil
+	case ipForward:
+		names = append(names, allAcceptRedirects)
+	case ip6Forward:
+		family = "ipv6"
+	}
+	interfaces, err := f.sysctls.List("net." + family + ".conf")
+	for _, i := range interfaces {
+		if i != "all" { // which is the switch itself
+			names = append(names, host.SysctlName("net", family, "conf", i, "forwarding"))
+		}
+	}
+	return names, err
 }
 
 // undo puts back what was there before the first run.

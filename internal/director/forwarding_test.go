@@ -2,6 +2,7 @@ package director
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,6 @@ import (
 	"poise/config"
 	"poise/internal/host"
 	"poise/internal/status"
-	"poise/ipvsctl"
 )
 
 func TestForwardingPlan(t *testing.T) {
@@ -21,20 +21,48 @@ func TestForwardingPlan(t *testing.T) {
 		"net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0", "net.ipv4.conf.eth0/100.send_redirects=0",
 		"net.ipv4.vs.expire_nodest_conn=1", "net.ipv4.vs.expire_quiescent_template=1",
 	}
+	service := func(forward config.Forward, address string) config.Service {
+		listen, server := config.Listen{First: 80, Last: 80}, netip.MustParseAddr(address)
+		listen.Addr = server
+		return config.Service{Listen: []config.Listen{listen}, Forward: forward, Servers: []config.Server{{Address: server, Forward: forward}}}
+	}
+	mixed := service(config.DR, "10.0.0.1")
+	mixed.Servers = append(mixed.Servers, config.Server{Forward: config.FullNAT})
 	tests := []struct {
-		name    string
-		methods []ipvsctl.Method
-		want    []string
+		name     string
+		services []config.Service
+		sysctl   config.Sysctl
+		want     []string
 	}{
-		{"nat forwards the replies", []ipvsctl.Method{ipvsctl.DR, ipvsctl.NAT}, append([]string{"net.ipv4.ip_forward=1"}, always...)},
-		{"dr and tun need no forwarding", []ipvsctl.Method{ipvsctl.DR, ipvsctl.TUN}, always},
+		{
+			"nat forwards the replies",
+			[]config.Service{service(config.DR, "10.0.0.1"), service(config.NAT, "10.0.0.1")}, config.Sysctl{},
+			append([]string{"net.ipv4.ip_forward=1"}, always...),
+		},
+		{
+			"dr and tun need no forwarding",
+			[]config.Service{service(config.DR, "10.0.0.1"), service(config.TUN, "2001:db8::1")}, config.Sysctl{},
+			always,
+		},
+		{
+			"each family has its own forwarding",
+			[]config.Service{service(config.NAT, "2001:db8::1")}, config.Sysctl{},
+			append([]string{"net.ipv6.conf.all.forwarding=1"}, always...),
+		},
+		{
+			"full nat, if only of one server, needs tracked connections",
+			[]config.Service{mixed}, config.Sysctl{},
+			append(append([]string{"net.ipv4.ip_forward=1"}, always[:3]...), append([]string{"net.ipv4.vs.conntrack=1"}, always[3:]...)...),
+		},
+		{
+			"what the file says counts",
+			[]config.Service{service(config.DR, "10.0.0.1")}, config.Sysctl{ExpireNodestConn: new(0), SyncThreshold: []int{3, 50}},
+			append(append([]string{}, always[:3]...), "net.ipv4.vs.expire_nodest_conn=0", always[4], "net.ipv4.vs.sync_threshold=3 50"),
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var cfg config.Config
-			for _, m := range tt.methods {
-				cfg.Services = append(cfg.Services, config.Service{Forward: m})
-			}
+			cfg := config.Config{Services: tt.services, IPVS: config.IPVS{Sysctl: tt.sysctl}}
 			var got []string
 			for _, s := range forwardingPlan(&cfg, []string{"eth0.100"}) {
 				got = append(got, s.Name+"="+s.Want)

@@ -84,56 +84,92 @@ func hasServer(cfg *config.Config, key checker.Key) bool {
 	})
 }
 
-// holds are the routers that operators want not to serve here. Like intents they are the parent's, and survive the same.
-type holds []routerHold
+// holds are the routers that operators want not to serve here, or the services that they want left alone, by name. Like
+// intents they are the parent's, and survive the same.
+type holds []namedHold
 
-type routerHold struct {
-	Router string `json:"router"`
+type namedHold struct {
+	Name string `json:"name"`
 	status.Hold
 }
 
-func (h holds) of(router string) *status.Hold {
+func (h holds) of(name string) *status.Hold {
 	for i := range h {
-		if h[i].Router == router {
+		if h[i].Name == name {
 			return &h[i].Hold
 		}
 	}
 	return nil
 }
 
-func (h holds) without(router string) holds {
-	return slices.DeleteFunc(slices.Clone(h), func(r routerHold) bool { return r.Router == router })
+func (h holds) without(name string) holds {
+	return slices.DeleteFunc(slices.Clone(h), func(n namedHold) bool { return n.Name == name })
 }
 
-func (h holds) with(router string, hold status.Hold) holds {
-	return append(h.without(router), routerHold{router, hold})
+func (h holds) with(name string, hold status.Hold) holds {
+	return append(h.without(name), namedHold{name, hold})
 }
 
-// follow returns the holds after a change of the configuration: a router that was only renamed stays held.
-func (h holds) follow(before, after *config.Config) holds {
+// follow returns the holds after a change of the configuration: what was only renamed stays held. become is the new
+// name of what was called name, "" when it is gone or still has its name.
+func (h holds) follow(become func(name string) string) holds {
 	next := slices.Clone(h)
-	for i, r := range next {
-		was := slices.IndexFunc(before.Routers, func(c vrrp.Config) bool { return c.Name == r.Router })
-		if was < 0 || hasRouter(after, r.Router) {
-			continue
-		}
-		for _, c := range after.Routers {
-			if c.SameRouter(before.Routers[was]) && h.of(c.Name) == nil {
-				next[i].Router = c.Name
-			}
+	for i, n := range next {
+		if name := become(n.Name); name != "" && h.of(name) == nil {
+			next[i].Name = name
 		}
 	}
 	return next
+}
+
+// renamedRouter is the name in after of the router that before calls name, "" when it has none or the same.
+func renamedRouter(before, after *config.Config, name string) string {
+	was := slices.IndexFunc(before.Routers, func(c vrrp.Config) bool { return c.Name == name })
+	if was < 0 || hasRouter(after, name) {
+		return ""
+	}
+	is := slices.IndexFunc(after.Routers, before.Routers[was].SameRouter)
+	if is < 0 {
+		return ""
+	}
+	return after.Routers[is].Name
+}
+
+// renamedService is the same for services.
+func renamedService(before, after *config.Config, name string) string {
+	was := slices.IndexFunc(before.Services, func(s config.Service) bool { return s.Name == name })
+	if was < 0 || hasService(after, name) {
+		return ""
+	}
+	is := slices.IndexFunc(after.Services, func(s config.Service) bool { return s.Key() == before.Services[was].Key() })
+	if is < 0 {
+		return ""
+	}
+	return after.Services[is].Name
 }
 
 func hasRouter(cfg *config.Config, name string) bool {
 	return slices.ContainsFunc(cfg.Routers, func(c vrrp.Config) bool { return c.Name == name })
 }
 
+func hasService(cfg *config.Config, name string) bool {
+	return slices.ContainsFunc(cfg.Services, func(s config.Service) bool { return s.Name == name })
+}
+
 // wishes are all that operators want, as it is recorded.
 type wishes struct {
-	Servers intents `json:"servers,omitempty"`
-	Routers holds   `json:"routers,omitempty"`
+	Servers  intents `json:"servers,omitempty"`
+	Routers  holds   `json:"routers,omitempty"`
+	Services holds   `json:"services,omitempty"`
+}
+
+// follow returns the wishes after a change of the configuration.
+func (w wishes) follow(before, after *config.Config) wishes {
+	return wishes{
+		w.Servers.follow(before, after),
+		w.Routers.follow(func(name string) string { return renamedRouter(before, after, name) }),
+		w.Services.follow(func(name string) string { return renamedService(before, after, name) }),
+	}
 }
 
 func loadWishes(path string) (w wishes, err error) {

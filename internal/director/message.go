@@ -28,7 +28,7 @@ type kind string
 const (
 	// From the parent, each answered with the same ID.
 	kindPrepare  kind = "prepare"  // Epoch, Config: could you run this? With Resume: you will, it was in force already
-	kindCommit   kind = "commit"   // Epoch, Intents, Holds: run what was prepared; answered when the kernel agrees. With Ready: and as kindReady
+	kindCommit   kind = "commit"   // Epoch, Intents, Holds, Masters: run what was prepared; answered when the kernel agrees. With Ready: and as kindReady
 	kindReady    kind = "ready"    // to the elector: what is behind the addresses is in place, stand for election. To the balancer: tell me when it is
 	kindAbort    kind = "abort"    // Epoch: forget what was prepared
 	kindIntents  kind = "intents"  // Intents, Holds: the operator's wishes, whole; answered when the kernel agrees
@@ -37,9 +37,11 @@ const (
 	kindStop     kind = "stop"     // finish as on_stop says, answer and exit
 
 	// From a child.
-	kindHello  kind = "hello"  // Version, first of all
-	kindAnswer kind = "answer" // ID, and Error or what was asked for
-	kindEvent  kind = "event"  // Event
+	kindHello kind = "hello" // Version, first of all
+	// From the elector, and from the parent on to the balancer, whenever it changes: Masters.
+	kindMasters kind = "masters"
+	kindAnswer  kind = "answer" // ID, and Error or what was asked for
+	kindEvent   kind = "event"  // Event
 )
 
 // message is what parent and children tell each other. State always travels whole: a receiver that
@@ -53,7 +55,8 @@ type message struct {
 	Resume   bool             `json:"resume,omitempty"`
 	Ready    bool             `json:"ready,omitempty"`
 	Intents  intents          `json:"intents,omitempty"`
-	Holds    holds            `json:"holds,omitempty"`
+	Holds    holds            `json:"holds,omitempty"`   // of routers for the elector, of services for the balancer
+	Masters  []string         `json:"masters,omitempty"` // routers whose master this node is
 	Snapshot *status.Snapshot `json:"snapshot,omitempty"`
 	Event    *status.Event    `json:"event,omitempty"`
 	Error    string           `json:"error,omitempty"`

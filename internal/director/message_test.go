@@ -134,17 +134,36 @@ func TestHoldsFollow(t *testing.T) {
 		return &config.Config{Routers: []vrrp.Config{{Name: name, VRID: vrid, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}}}
 	}
 	h := holds{}.with("public", status.Hold{By: "root"})
-	if got := h.follow(of("public", 51), of("front", 51)); got.of("front") == nil || got.of("public") != nil {
+	follow := func(before, after *config.Config) holds { return wishes{Routers: h}.follow(before, after).Routers }
+	if got := follow(of("public", 51), of("front", 51)); got.of("front") == nil || got.of("public") != nil {
 		t.Errorf("renamed: %v", got)
 	}
-	if got := h.follow(of("public", 51), of("front", 52)); got.of("front") != nil || got.of("public") == nil {
+	if got := follow(of("public", 51), of("front", 52)); got.of("front") != nil || got.of("public") == nil {
 		t.Errorf("another router in its place: %v", got)
+	}
+}
+
+func TestServiceHoldsFollow(t *testing.T) {
+	of := func(name string, fwmark uint32) *config.Config {
+		return &config.Config{Services: []config.Service{{Name: name, Fwmark: fwmark}}}
+	}
+	follow := func(before, after *config.Config) holds {
+		return wishes{Services: holds{}.with("web", status.Hold{By: "root"})}.follow(before, after).Services
+	}
+	if got := follow(of("web", 1), of("www", 1)); got.of("www") == nil || got.of("web") != nil {
+		t.Errorf("renamed: %v", got)
+	}
+	if got := follow(of("web", 1), of("www", 2)); got.of("www") != nil || got.of("web") == nil {
+		t.Errorf("another service in its place: %v", got)
+	}
+	if got := follow(of("web", 1), of("web", 2)); got.of("web") == nil {
+		t.Errorf("the same name for something else: %v", got)
 	}
 }
 
 func TestIntentsFollow(t *testing.T) {
 	parse := func(text string) *config.Config {
-		cfg, err := config.Parse("t", []byte(text), nil)
+		cfg, err := config.Parse("t", []byte(text), nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +193,7 @@ func TestIntentsFollow(t *testing.T) {
 func TestAskSaysWhyThereIsNoAnswer(t *testing.T) {
 	left, right := net.Pipe()
 	c := &child{role: "balancer", conn: &conn{Conn: left}, waiting: make(map[uint64]chan message)}
-	go c.listen(func(status.Event) {})
+	go c.listen(birth{events: func(status.Event) {}})
 	go func() {
 		if _, err := (&conn{Conn: right}).receive(); err != nil {
 			t.Error(err)
@@ -189,7 +208,7 @@ func TestAskSaysWhyThereIsNoAnswer(t *testing.T) {
 	left, right = net.Pipe()
 	defer right.Close()
 	c = &child{role: "balancer", conn: &conn{Conn: left}, waiting: make(map[uint64]chan message)}
-	go c.listen(func(status.Event) {})
+	go c.listen(birth{events: func(status.Event) {}})
 	go func() { _, _ = (&conn{Conn: right}).receive() }() // hears the question and says nothing
 	if _, err := c.ask(t.Context(), 1, message{Kind: kindSnapshot}); !errors.Is(err, errNoAnswer) {
 		t.Errorf("error %v, want %v", err, errNoAnswer)

@@ -21,7 +21,9 @@ type ownership struct {
 	path    string
 	bootID  string
 	entries entries
-	saved   bool // the file holds entries
+	sync    bool // the synchronisation daemons that run are
+	nft     bool // there is our nftables table
+	saved   bool // the file holds all this
 }
 
 // entries are identities: services, and in each the servers.
@@ -49,47 +51,86 @@ func (e entries) add(key ipvsctl.ServiceKey, servers ...netip.AddrPort) {
 	}
 }
 
-// with returns the union of e and o.
-func (e entries) with(o entries) entries {
-	all := make(entries)
-	for _, from := range []entries{e, o} {
-		for key, servers := range from {
-			all.add(key, slices.Collect(maps.Keys(servers))...)
-		}
-	}
-	return all
-}
-
-// within returns the part of table that has an identity in e.
-func (e entries) within(table ipvsctl.Table) ipvsctl.Table {
-	ours := make(ipvsctl.Table)
+// have reports whether all of table is in e.
+func (e entries) have(table ipvsctl.Table) bool {
 	for key, service := range table {
-		servers, known := e[key]
-		if !known {
-			continue
+		servers, ok := e[key]
+		if !ok {
+			return false
 		}
-		mine := ipvsctl.Service{Settings: service.Settings, Destinations: make(map[netip.AddrPort]ipvsctl.Destination)}
-		for addr, destination := range service.Destinations {
-			if servers[addr] {
-				mine.Destinations[addr] = destination
+		for server := range service.Destinations {
+			if !servers[server] {
+				return false
 			}
 		}
-		ours[key] = mine
+	}
+	return true
+}
+
+// are reports whether e is the identities in table.
+func (e entries) are(table ipvsctl.Table) bool {
+	if len(e) != len(table) {
+		return false
+	}
+	for key, servers := range e {
+		if len(servers) != len(table[key].Destinations) {
+			return false
+		}
+	}
+	return e.have(table)
+}
+
+// known are identities from several sources.
+type known struct {
+	wanted            ipvsctl.Table
+	named, remembered entries
+}
+
+func (k known) service(key ipvsctl.ServiceKey) bool {
+	_, wanted := k.wanted[key]
+	_, named := k.named[key]
+	_, remembered := k.remembered[key]
+	return wanted || named || remembered
+}
+
+func (k known) server(key ipvsctl.ServiceKey, addr netip.AddrPort) bool {
+	if k.named[key][addr] || k.remembered[key][addr] {
+		return true
+	}
+	_, wanted := k.wanted[key].Destinations[addr]
+	return wanted
+}
+
+// within returns the part of table that is known. It shares what it can with table.
+func (k known) within(table ipvsctl.Table) ipvsctl.Table {
+	ours := make(ipvsctl.Table, len(table))
+	for key, service := range table {
+		if !k.service(key) {
+			continue
+		}
+		theirs := func(addr netip.AddrPort, _ ipvsctl.Destination) bool { return !k.server(key, addr) }
+		for addr, destination := range service.Destinations {
+			if theirs(addr, destination) {
+				service.Destinations = maps.Clone(service.Destinations)
+				maps.DeleteFunc(service.Destinations, theirs)
+				break
+			}
+		}
+		ours[key] = service
 	}
 	return ours
 }
 
-// outside returns the identities in table that are not in e. A service that is in e is among them when it
+// outside returns the identities in table that are not known. A service that is known is among them when it
 // has servers that are not.
-func (e entries) outside(table ipvsctl.Table) entries {
+func (k known) outside(table ipvsctl.Table) entries {
 	others := make(entries)
 	for key, service := range table {
-		servers, known := e[key]
-		if !known {
+		if !k.service(key) {
 			others.add(key)
 		}
 		for server := range service.Destinations {
-			if !servers[server] {
+			if !k.server(key, server) {
 				others.add(key, server)
 			}
 		}
@@ -101,6 +142,8 @@ func (e entries) outside(table ipvsctl.Table) entries {
 type ownedFile struct {
 	BootID   string         `json:"boot_id"`
 	Services []ownedService `json:"services"`
+	Sync     bool           `json:"sync,omitempty"`
+	NFT      bool           `json:"nft,omitempty"`
 }
 
 type ownedService struct {
@@ -124,6 +167,7 @@ func loadOwnership(path, bootID string) (*ownership, error) {
 	if file.BootID != bootID {
 		return o, nil
 	}
+	o.sync, o.nft = file.Sync, file.NFT
 	for _, s := range file.Services {
 		o.entries[s.ServiceKey] = make(map[netip.AddrPort]bool)
 		for _, server := range s.Servers {
@@ -133,16 +177,38 @@ func loadOwnership(path, bootID string) (*ownership, error) {
 	return o, nil
 }
 
-// claim makes e what poise owns: on disk before it returns, or where the disk refuses, in memory at
-// least, and on disk with a later claim.
-func (o *ownership) claim(e entries) error {
-	if o.saved && maps.EqualFunc(o.entries, e, maps.Equal[map[netip.AddrPort]bool, map[netip.AddrPort]bool]) {
+// atLeast makes all that is in the tables poise's: on disk before it returns, or where the disk refuses, in memory at
+// least, and on disk with a later call.
+func (o *ownership) atLeast(want, have ipvsctl.Table) error {
+	if o.saved && o.entries.have(want) && o.entries.have(have) {
 		return nil
 	}
-	o.entries, o.saved = e, false
-	file := ownedFile{BootID: o.bootID}
-	for _, key := range slices.SortedFunc(maps.Keys(e), ipvsctl.ServiceKey.Compare) {
-		servers := slices.SortedFunc(maps.Keys(e[key]), netip.AddrPort.Compare)
+	o.entries, o.saved = entriesOf(want, have), false
+	return o.save()
+}
+
+// exactly makes what is in the table poise's, and nothing else.
+func (o *ownership) exactly(table ipvsctl.Table) error {
+	if o.saved && o.entries.are(table) {
+		return nil
+	}
+	o.entries, o.saved = entriesOf(table), false
+	return o.save()
+}
+
+// claim makes one of the other things, &o.sync or &o.nft, poise's or not.
+func (o *ownership) claim(thing *bool, ours bool) error {
+	if o.saved && *thing == ours {
+		return nil
+	}
+	*thing, o.saved = ours, false
+	return o.save()
+}
+
+func (o *ownership) save() error {
+	file := ownedFile{BootID: o.bootID, Sync: o.sync, NFT: o.nft}
+	for _, key := range slices.SortedFunc(maps.Keys(o.entries), ipvsctl.ServiceKey.Compare) {
+		servers := slices.SortedFunc(maps.Keys(o.entries[key]), netip.AddrPort.Compare)
 		file.Services = append(file.Services, ownedService{key, servers})
 	}
 	data, err := json.MarshalIndent(file, "", "  ")

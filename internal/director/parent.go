@@ -22,6 +22,7 @@ import (
 	"poise/config"
 	"poise/internal/host"
 	"poise/internal/status"
+	"poise/ipvsctl"
 	"poise/vrrp"
 )
 
@@ -30,6 +31,7 @@ type Options struct {
 	ConfigFile string
 	RuntimeDir string // where the control socket and the records are
 	Version    string
+	Table      string // "" is the kernel's; "record:FILE" is in memory, and what happens to it is written to the file
 	Log        *slog.Logger
 }
 
@@ -49,6 +51,7 @@ type parent struct {
 	requests chan func()
 	serving  sync.WaitGroup
 
+	modules ipvsctl.Modules
 	lock    *os.File
 	control net.Listener
 	api     *apiServer // nil when not configured
@@ -62,7 +65,9 @@ type parent struct {
 	balancer, elector *ward
 	pongs             chan pong
 	vouched           atomic.Bool // there is something behind the addresses
-	beats             *os.File    // memory that one elector leaves to the next; nil before the first
+	masters           []string    // routers whose master this node is, as the elector said last
+	roles             roles
+	beats             *os.File // memory that one elector leaves to the next; nil before the first
 }
 
 func (p *parent) wards() []*ward { return []*ward{p.balancer, p.elector} }
@@ -77,8 +82,11 @@ func Run(ctx context.Context, o Options) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
+	if err := checkTable(o.Table); err != nil {
+		return err
+	}
 	p := newParent(o)
-	cfg, err := config.Load(o.ConfigFile)
+	cfg, err := p.load()
 	if err != nil {
 		return err
 	}
@@ -106,8 +114,40 @@ func Run(ctx context.Context, o Options) error {
 func newParent(o Options) *parent {
 	return &parent{
 		Options: o, events: newRing(), requests: make(chan func()), pongs: make(chan pong),
-		balancer: newBalancerWard(), elector: newElectorWard(),
+		balancer: newBalancerWard(), elector: newElectorWard(), roles: roles{changed: make(chan struct{}, 1)},
 	}
+}
+
+// roles are what the elector said last of this node's roles. Who hears it never waits for the parent's loop, which may be
+// waiting for the elector.
+type roles struct {
+	masters atomic.Pointer[[]string]
+	changed chan struct{}
+}
+
+func (r *roles) set(masters []string) {
+	r.masters.Store(&masters)
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// rolesChanged tells the balancer what routers this node is master of.
+func (p *parent) rolesChanged() {
+	p.masters = *p.roles.masters.Load()
+	if p.balancer.child != nil {
+		// Without an answer to wait for; to one that is gone or hangs, its successor is told with the configuration.
+		_ = p.balancer.child.conn.send(message{Kind: kindMasters, Masters: p.masters})
+	}
+}
+
+// load reads the file, which must be fit for the running kernel, or for the table in its place.
+func (p *parent) load() (*config.Config, error) {
+	if p.Table != "" {
+		return config.Load(p.ConfigFile, nil)
+	}
+	return config.Load(p.ConfigFile, &p.modules)
 }
 
 // listen takes what only one daemon can have.
@@ -254,7 +294,7 @@ func (p *parent) abort(fresh []*ward) {
 // commit makes a prepared configuration the one in force. What comes is served before it is claimed; what goes is given up
 // before it is no longer served.
 func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
-	next := wishes{p.wishes.Servers.follow(p.cfg, cfg), p.wishes.Routers.follow(p.cfg, cfg)}
+	next := p.wishes.follow(p.cfg, cfg)
 	order := []*ward{p.balancer, p.elector}
 	if losesAddress(p.cfg, cfg) {
 		slices.Reverse(order)
@@ -283,10 +323,19 @@ func (p *parent) commitTo(ctx context.Context, w *ward, next wishes) error {
 	if w.child == nil {
 		return nil
 	}
-	_, err := w.child.ask(ctx, commitTimeout, message{
-		Kind: kindCommit, Epoch: p.epoch + 1, Intents: next.Servers, Holds: next.Routers, Ready: p.vouched.Load(),
-	})
+	m := p.wishesFor(w, next)
+	m.Kind, m.Epoch = kindCommit, p.epoch+1
+	_, err := w.child.ask(ctx, commitTimeout, m)
 	return err
+}
+
+// wishesFor is what a child has to know beside the configuration.
+func (p *parent) wishesFor(w *ward, wanted wishes) message {
+	m := message{Intents: wanted.Servers, Holds: wanted.Services, Masters: p.masters, Ready: p.vouched.Load()}
+	if w.role == roleElector {
+		m.Holds = wanted.Routers
+	}
+	return m
 }
 
 // losesAddress tells whether some virtual address of before is none after.
@@ -361,6 +410,8 @@ func (p *parent) loop(ctx context.Context, hup <-chan os.Signal) error {
 			p.died(p.balancer)
 		case <-p.elector.gone():
 			p.died(p.elector)
+		case <-p.roles.changed:
+			p.rolesChanged()
 		case <-p.balancer.restart.C:
 			p.tryRevive(ctx, p.balancer)
 		case <-p.elector.restart.C:
@@ -399,7 +450,7 @@ func (p *parent) reload(ctx context.Context) error {
 }
 
 func (p *parent) tryReload(ctx context.Context) error {
-	cfg, err := config.Load(p.ConfigFile)
+	cfg, err := p.load()
 	if err != nil {
 		return err
 	}
@@ -528,6 +579,31 @@ func (p *parent) publish() {
 	p.view.publish(own, p.balancer.child, p.elector.child)
 }
 
+// intendService carries out an operator's wish about one service; like intend.
+func (p *parent) intendService(ctx context.Context, service string, change func(holds) holds, e status.Event) error {
+	return p.do(ctx, func() error {
+		if !hasService(p.cfg, service) && p.wishes.Services.of(service) == nil {
+			return unknownService(p.cfg, service)
+		}
+		next := p.wishes
+		next.Services = change(next.Services)
+		p.setWishes(next)
+		p.emit(e)
+		return p.tellWishes(ctx, p.balancer)
+	})
+}
+
+func unknownService(cfg *config.Config, name string) error {
+	var services []string
+	for _, service := range cfg.Services {
+		services = append(services, service.Name)
+	}
+	if services == nil {
+		return unknown("there is no service in the configuration")
+	}
+	return unknown(fmt.Sprintf("there is no service %q; there are %s", name, few(services)))
+}
+
 // intendRouter carries out an operator's wish about one router; like intend.
 func (p *parent) intendRouter(ctx context.Context, router string, change func(holds) holds, e status.Event) error {
 	return p.do(ctx, func() error {
@@ -554,7 +630,8 @@ func (p *parent) tellWishes(ctx context.Context, w *ward) error {
 	if w.child == nil {
 		return fmt.Errorf("recorded; the %s is being restarted and will do it", w.role)
 	}
-	m := message{Kind: kindIntents, Intents: p.wishes.Servers, Holds: p.wishes.Routers}
+	m := p.wishesFor(w, p.wishes)
+	m.Kind = kindIntents
 	if _, err := w.child.ask(context.WithoutCancel(ctx), askTimeout, m); err != nil {
 		return fmt.Errorf("recorded, but not done yet: %w", err)
 	}
@@ -586,9 +663,7 @@ func (p *parent) mayIntend(key checker.Key) error {
 	if hasServer(p.cfg, key) || p.wishes.Servers.of(key) != nil {
 		return nil
 	}
-	var services []string
 	for _, service := range p.cfg.Services {
-		services = append(services, service.Name)
 		if service.Name != key.Service {
 			continue
 		}
@@ -601,7 +676,7 @@ func (p *parent) mayIntend(key checker.Key) error {
 		}
 		return unknown(fmt.Sprintf("service %q has no server %v; it has %s", key.Service, key.Server, few(servers)))
 	}
-	return unknown(fmt.Sprintf("there is no service %q; there are %s", key.Service, few(services)))
+	return unknownService(p.cfg, key.Service)
 }
 
 // few lists some names in a sentence.

@@ -28,7 +28,7 @@ const (
 // ChildRole tells which role a process with these arguments has to play, if any. It is asked before the
 // command line is parsed: a child is this same program under another name.
 func ChildRole(args []string) (role string, ok bool) {
-	for role, n := range map[string]int{roleBalancer: 2, roleElector: 1, roleRelease: 2} {
+	for role, n := range map[string]int{roleBalancer: 3, roleElector: 1, roleRelease: 2} {
 		if len(args) == n && filepath.Base(args[0]) == childName(role) {
 			return role, true
 		}
@@ -59,5 +59,5 @@ func RunChild(role string, args []string, log *slog.Logger) error {
 		unix.CloseOnExec(fdBeats)
 		return runElector(c, os.NewFile(fdBeats, "beats"), log)
 	}
-	return runBalancer(context.Background(), c, args[1], log)
+	return runBalancer(context.Background(), c, args[1], args[2], log)
 }

@@ -213,6 +213,7 @@ func (r *router) do(a vrrp.Action) {
 		r.e.lookFor(r, func() { r.Step(vrrp.Checked{}) })
 	case vrrp.Became:
 		r.since = time.Now()
+		r.e.tellMasters()
 		if a.To != vrrp.Master {
 			r.beat.note(0)
 		}

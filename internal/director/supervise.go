@@ -96,10 +96,10 @@ func (w *ward) part(cfg *config.Config) *config.Config {
 // start starts the ward's child.
 func (p *parent) start(ctx context.Context, w *ward) (err error) {
 	w.started = time.Now()
-	b := birth{role: w.role, lock: p.lock, events: p.events.add}
+	b := birth{role: w.role, lock: p.lock, events: p.events.add, masters: p.roles.set}
 	switch w.role {
 	case roleBalancer:
-		b.args = []string{p.RuntimeDir}
+		b.args = []string{p.RuntimeDir, p.Table}
 	case roleElector:
 		if p.beats == nil {
 			if p.beats, err = newBeats(); err != nil {
@@ -181,10 +181,9 @@ func (p *parent) restartLater(w *ward, because string) time.Duration {
 // revive starts a new child with what is in force.
 func (p *parent) revive(ctx context.Context, w *ward) error {
 	err := p.start(ctx, w)
-	for _, m := range []message{
-		{Kind: kindPrepare, Epoch: p.epoch, Config: w.part(p.cfg), Resume: true},
-		{Kind: kindCommit, Epoch: p.epoch, Intents: p.wishes.Servers, Holds: p.wishes.Routers, Ready: p.vouched.Load()},
-	} {
+	commit := p.wishesFor(w, p.wishes)
+	commit.Kind, commit.Epoch = kindCommit, p.epoch
+	for _, m := range []message{{Kind: kindPrepare, Epoch: p.epoch, Config: w.part(p.cfg), Resume: true}, commit} {
 		if err == nil {
 			_, err = w.child.ask(ctx, commitTimeout, m)
 		}

@@ -15,7 +15,7 @@ import (
 	"poise/ipvsctl"
 )
 
-// kernel is what the balancer needs of ipvsctl.Client.
+// kernel is what the keeper needs of ipvsctl.Client.
 type kernel interface {
 	Read(context.Context) (ipvsctl.Table, map[ipvsctl.ServiceKey]ipvsctl.ServiceStats, error)
 	Apply(context.Context, []ipvsctl.Op) []error // one an op, same order
@@ -37,6 +37,8 @@ type keeper struct {
 	// configured is what the configuration names, in the table or not; set with each configuration.
 	configured entries
 	names      map[ipvsctl.ServiceKey]string // for events
+	// held are services that an operator wants left alone, as they are or as somebody makes them.
+	held map[ipvsctl.ServiceKey]bool
 
 	// believed is what the kernel held of ours when last seen or changed; nil when it must be read first.
 	believed ipvsctl.Table
@@ -88,7 +90,8 @@ func (k *keeper) verify(ctx context.Context, now time.Time, want ipvsctl.Table) 
 		return
 	}
 	if k.believed != nil {
-		back := ipvsctl.Diff(k.known(k.believed).within(table), k.believed)
+		ours := k.known(k.believed).within(table)
+		back := ipvsctl.Diff(ours, k.leaveHeld(ours, k.believed))
 		k.tell(slog.LevelWarn, "drift", "changed by somebody else, put back: ", back)
 		k.totals.Drift += uint64(len(back))
 	}
@@ -101,13 +104,40 @@ func (k *keeper) verify(ctx context.Context, now time.Time, want ipvsctl.Table) 
 func (k *keeper) adopt(ctx context.Context, now time.Time, table, want ipvsctl.Table) {
 	k.noteForeign(table)
 	k.believed = k.known(want).within(table)
-	k.tell(slog.LevelInfo, "table changed", "", ipvsctl.Diff(k.believed, want))
-	k.apply(ctx, now, want)
+	k.bring(ctx, now, want, func(ops []ipvsctl.Op) { k.tell(slog.LevelInfo, "table changed", "", ops) })
+}
+
+// withLeaving returns want with the services of ours in table that it lacks.
+func (k *keeper) withLeaving(table, want ipvsctl.Table) ipvsctl.Table {
+	all := maps.Clone(want)
+	for key, service := range k.known(want).within(table) {
+		if _, stays := want[key]; !stays {
+			all[key] = service
+		}
+	}
+	return all
+}
+
+// leaveHeld returns want with the services that are held as they are in have.
+func (k *keeper) leaveHeld(have, want ipvsctl.Table) ipvsctl.Table {
+	if len(k.held) == 0 {
+		return want
+	}
+	want = maps.Clone(want)
+	for key := range k.held {
+		if service, exists := have[key]; exists {
+			want[key] = service
+		} else {
+			delete(want, key)
+		}
+	}
+	return want
 }
 
 // remove takes all that is ours out of the kernel.
 func (k *keeper) remove(ctx context.Context, now time.Time) error {
 	clear(k.refused)
+	clear(k.held)
 	table, err := k.read(ctx)
 	if err != nil {
 		return fmt.Errorf("our entries are still in the kernel: %w", err)
@@ -131,10 +161,17 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 		}
 		k.believed = k.known(want).within(table)
 	}
+	k.bring(ctx, now, want, func([]ipvsctl.Op) {})
+}
+
+// bring is apply where the kernel's table is known. All that differs is told first, whether or not its time has come.
+func (k *keeper) bring(ctx context.Context, now time.Time, want ipvsctl.Table, tell func([]ipvsctl.Op)) {
 	// Identities go to disk before the kernel makes entries of them. Where the disk refuses, traffic is
 	// worth more than the memory of whose entries carry it.
-	k.claim(entriesOf(want, k.believed))
+	k.claim(k.owned.atLeast(want, k.believed))
+	want = k.leaveHeld(k.believed, want)
 	all := ipvsctl.Diff(k.believed, want)
+	tell(all)
 	k.forget(all)
 	ops := k.due(now, all)
 	failed := false
@@ -158,7 +195,7 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 	}
 	if !failed && len(ops) == len(all) {
 		k.believed = maps.Clone(want) // the caller goes on changing its own
-		k.claim(entriesOf(want))
+		k.claim(k.owned.exactly(want))
 		return
 	}
 	// After an error only the kernel knows what it holds.
@@ -168,10 +205,10 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 	}
 }
 
-// known is everything that counts as ours: what the configuration names, even where it is not to be in the
+// known is everything that counts as ours: what is wanted, what the configuration names even where it is not to be in the
 // table just now, and what is remembered from earlier configurations.
-func (k *keeper) known(want ipvsctl.Table) entries {
-	return entriesOf(want).with(k.configured).with(k.owned.entries)
+func (k *keeper) known(want ipvsctl.Table) known {
+	return known{want, k.configured, k.owned.entries}
 }
 
 // read reads the kernel's table and notes what is foreign in it.
@@ -191,7 +228,7 @@ func (k *keeper) noteForeign(table ipvsctl.Table) {
 	say := func(level slog.Level, what string, these, others entries) {
 		for key, servers := range these {
 			_, there := others[key]
-			if _, ours := known[key]; !ours {
+			if !known.service(key) {
 				if !there {
 					k.emit(status.Event{Level: level, What: what, Cause: key.String()})
 				}
@@ -208,8 +245,8 @@ func (k *keeper) noteForeign(table ipvsctl.Table) {
 	say(slog.LevelInfo, "foreign entry gone", before, k.foreign)
 }
 
-func (k *keeper) claim(e entries) {
-	k.unsaved.set(k.owned.claim(e), k.emit, "ownership not recorded", "ownership recorded again")
+func (k *keeper) claim(err error) {
+	k.unsaved.set(err, k.emit, "ownership not recorded", "ownership recorded again")
 }
 
 // due leaves out the changes that were refused and whose time has not come, and what depends on them.

@@ -30,7 +30,7 @@ type fakeKernel struct {
 }
 
 func (k *fakeKernel) Read(context.Context) (ipvsctl.Table, map[ipvsctl.ServiceKey]ipvsctl.ServiceStats, error) {
-	return cloneTable(k.table), nil, k.unread
+	return k.table.Clone(), nil, k.unread
 }
 
 func (k *fakeKernel) Apply(_ context.Context, ops []ipvsctl.Op) []error {
@@ -64,38 +64,7 @@ func (k *fakeKernel) apply(op ipvsctl.Op) error {
 			return err
 		}
 	}
-	service, exists := k.table[op.Service]
-	_, present := service.Destinations[op.Server]
-	switch {
-	case op.Kind == ipvsctl.AddService && exists, op.Kind == ipvsctl.AddDestination && present:
-		return unix.EEXIST
-	case op.Kind != ipvsctl.AddService && !exists:
-		return unix.ESRCH
-	case (op.Kind == ipvsctl.EditDestination || op.Kind == ipvsctl.RemoveDestination) && !present:
-		return unix.ENOENT
-	}
-	switch op.Kind {
-	case ipvsctl.AddService:
-		k.table[op.Service] = ipvsctl.Service{Settings: op.Settings, Destinations: map[netip.AddrPort]ipvsctl.Destination{}}
-	case ipvsctl.EditService:
-		service.Settings = op.Settings
-		k.table[op.Service] = service
-	case ipvsctl.RemoveService:
-		delete(k.table, op.Service)
-	case ipvsctl.AddDestination, ipvsctl.EditDestination:
-		service.Destinations[op.Server] = op.Destination
-	case ipvsctl.RemoveDestination:
-		delete(service.Destinations, op.Server)
-	}
-	return nil
-}
-
-func cloneTable(t ipvsctl.Table) ipvsctl.Table {
-	c := make(ipvsctl.Table)
-	for key, service := range t {
-		c[key] = ipvsctl.Service{Settings: service.Settings, Destinations: maps.Clone(service.Destinations)}
-	}
-	return c
+	return k.table.Apply(op)
 }
 
 // tableOf reads "80: 1/3 2/0; 443: 1/1": services by port, servers by last octet and weight.
@@ -153,7 +122,7 @@ func TestKeeperAdoptsAndLeavesForeignEntries(t *testing.T) {
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
-	keep.adopt(t.Context(), begin, cloneTable(k.table), tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1 2/1"))
 	expectTable(t, k, "80: 1/1 2/1 7/1; 22: 5/1") // 7 and 22 belong to somebody else
 	slices.Sort(events)
 	want := told{
@@ -191,7 +160,7 @@ func TestKeeperRemovesOnlyOursAfterARestart(t *testing.T) {
 func TestKeeperAnotherBootsFileMeansNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "owned.json")
 	old := &ownership{path: path, bootID: "an earlier boot"}
-	if err := old.claim(entriesOf(tableOf("22: 5/1"))); err != nil {
+	if err := old.exactly(tableOf("22: 5/1")); err != nil {
 		t.Fatal(err)
 	}
 	k := &fakeKernel{table: tableOf("22: 5/1")}
@@ -232,7 +201,7 @@ func TestKeeperTakesOutWhatWasPutInByHand(t *testing.T) {
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1 9/1"))
 	want := tableOf("80: 1/1")
-	keep.adopt(t.Context(), begin, cloneTable(k.table), want)
+	keep.adopt(t.Context(), begin, k.table.Clone(), want)
 	k.table = tableOf("80: 1/1 2/1 9/1")
 	events = nil
 	keep.verify(t.Context(), begin, want)
@@ -247,11 +216,11 @@ func TestKeeperAdoptionIsNoDrift(t *testing.T) {
 	k := &fakeKernel{table: ipvsctl.Table{}}
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
-	keep.adopt(t.Context(), begin, cloneTable(k.table), tableOf("80: 1/1"))
+	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1"))
 	k.table = tableOf("80: 1/1 2/1")
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
 	events = nil
-	keep.adopt(t.Context(), begin, cloneTable(k.table), tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1 2/1"))
 	if len(events) > 0 || keep.totals.Drift != 0 {
 		t.Errorf("events %q, drift %d, want none", events, keep.totals.Drift)
 	}
@@ -469,4 +438,43 @@ func TestKeeperConverges(t *testing.T) {
 			t.Fatal("the foreign service is gone")
 		}
 	})
+}
+
+// A service that is held is nobody's to change but the operator's, until it is let go.
+func TestKeeperHolds(t *testing.T) {
+	k := &fakeKernel{table: tableOf("80: 1/1 2/1; 81: 1/1")}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	web := ipvsctl.ServiceKey{Protocol: ipvsctl.TCP, Addr: netip.MustParseAddrPort("192.0.2.10:80")}
+	keep.configured = entriesOf(tableOf("80: 1/1 2/1; 81: 1/1"))
+	keep.held = map[ipvsctl.ServiceKey]bool{web: true}
+	want := tableOf("80: 1/5 2/0; 81: 1/2")
+
+	keep.adopt(t.Context(), begin, k.table.Clone(), want)
+	expectTable(t, k, "80: 1/1 2/1; 81: 1/2")
+
+	// Whatever somebody does to it, it stays so, and is no drift.
+	k.table = tableOf("80: 1/7 2/1; 81: 1/9")
+	events = nil
+	keep.verify(t.Context(), begin, want)
+	expectTable(t, k, "80: 1/7 2/1; 81: 1/2")
+	if want := (told{"drift: 192.0.2.10:81: changed by somebody else, put back: 10.0.0.1:81 weight 9 → 2"}); !slices.Equal(events, want) {
+		t.Errorf("said %q, want %q", events, want)
+	}
+	k.table = tableOf("81: 1/2")
+	keep.verify(t.Context(), begin, want)
+	want[web].Destinations[netip.MustParseAddrPort("10.0.0.1:80")] = ipvsctl.Destination{Weight: 3} // a verdict
+	keep.apply(t.Context(), begin, want)
+	expectTable(t, k, "81: 1/2")
+
+	clear(keep.held)
+	keep.verify(t.Context(), begin, want)
+	expectTable(t, k, "80: 1/3 2/0; 81: 1/2")
+
+	// One that leaves the configuration goes, held or not: then nothing of that name is held any more.
+	keep.held[web] = true
+	delete(want, web)
+	delete(keep.held, web)
+	keep.apply(t.Context(), begin, want)
+	expectTable(t, k, "81: 1/2")
 }

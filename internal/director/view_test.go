@@ -15,7 +15,7 @@ func answering(t *testing.T) (*child, *atomic.Int32) {
 	left, right := net.Pipe()
 	t.Cleanup(func() { left.Close() })
 	c := &child{role: "balancer", conn: &conn{Conn: left}, waiting: make(map[uint64]chan message)}
-	go c.listen(func(status.Event) {})
+	go c.listen(birth{events: func(status.Event) {}})
 	var asked atomic.Int32
 	go func() {
 		far := &conn{Conn: right}

@@ -28,13 +28,13 @@ func SysctlName(elements ...string) string {
 // swapSeparators turns a name into a path below the root, and back.
 var swapSeparators = strings.NewReplacer(".", "/", "/", ".").Replace
 
-// Read returns the value of a sysctl without surrounding white space.
+// Read returns the value of a sysctl. Where it is of several words, there is one blank between them.
 func (s Sysctls) Read(name string) (string, error) {
 	value, err := os.ReadFile(s.path(name))
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", name, withoutPath(err))
 	}
-	return strings.TrimSpace(string(value)), nil
+	return strings.Join(strings.Fields(string(value)), " "), nil
 }
 
 // Write sets a sysctl.

@@ -38,6 +38,7 @@ var (
 	configBad    = Metric{"poise_config_rejected", "gauge", nil, "1 when the last reload was rejected and the older configuration is still in force."}
 	reelected    = Metric{"poise_elector_restarts_total", "counter", nil, "Times the elector process died and was started again."}
 	restarts     = Metric{"poise_balancer_restarts_total", "counter", nil, "Times the balancer process died and was started again."}
+	serviceHeld  = Metric{"poise_service_held", "gauge", byService, "1 while an operator wants the service's entries in the kernel left alone."}
 	serviceUp    = Metric{"poise_service_up", "gauge", byService, "1 while the usable servers of the service meet its quorum."}
 	serverUp     = Metric{"poise_server_up", "gauge", byServer, "1 while the server counts as up. A server without checks always does."}
 	serverWeight = Metric{"poise_server_weight", "gauge", byServer, "Weight of the server in the kernel; 0 when it takes no new connections or is not there."}
@@ -74,7 +75,7 @@ func Metrics() []Metric {
 	all := []Metric{
 		up, buildInfo, configEpoch, configBad, electorUp, reelected, restarts,
 		routerState, routerPriority, routerTransitions, advertsSent, advertsReceived, advertsDropped, lateness,
-		serviceUp, serverUp, serverWeight, duration, checks, writes, drift, foreign,
+		serviceUp, serviceHeld, serverUp, serverWeight, duration, checks, writes, drift, foreign,
 	}
 	all = append(all, serviceCounters[:]...)
 	all = append(all, serverCounters[:]...)
@@ -176,6 +177,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	for _, service := range s.Services {
 		strangers += len(service.ForeignServers)
 		put(serviceUp, oneIf(service.Up), service.Name)
+		put(serviceHeld, oneIf(service.Hold != nil), service.Name)
 		for i, n := range counted(service.Counters) {
 			put(serviceCounters[i], float64(n), service.Name)
 		}

@@ -58,7 +58,7 @@ func night() *Snapshot {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
 	web := Service{
 		Name: "web", Key: ipvsctl.ServiceKey{Protocol: ipvsctl.TCP, Addr: netip.MustParseAddrPort("192.0.2.10:80")},
-		Scheduler: "wlc", Forward: ipvsctl.DR, Up: true, Why: "weight 3, quorum 1, 1 down", Quorum: 1, Weight: 3, Checked: true,
+		Scheduler: "wlc", Forward: "dr", Up: true, Why: "weight 3, quorum 1, 1 down", Quorum: 1, Weight: 3, Checked: true,
 		Counters: ipvsctl.Counters{Connections: 1 << 33},
 		Servers: []Server{
 			{Addr: netip.MustParseAddrPort("192.0.2.21:80"), State: checker.Up, Since: at, Reason: "up", Weight: 3, OK: 70, Active: 5, Counters: ipvsctl.Counters{Connections: 1234}},
@@ -86,7 +86,8 @@ func night() *Snapshot {
 		Config:  Config{File: "/etc/poise/poise.toml", Epoch: 2, Loaded: at, Rejected: "poise.toml:3: a: b\npoise.toml:4: c: d"},
 		Services: []Service{web, {
 			Name: "dns", Key: ipvsctl.ServiceKey{Protocol: ipvsctl.UDP, Addr: netip.MustParseAddrPort("192.0.2.10:53")},
-			Scheduler: "rr", Forward: ipvsctl.NAT, Why: "weight 1, quorum 2: sorry server 10.0.0.99:53 answers", Quorum: 2, Weight: 1, NoVIP: true,
+			Scheduler: "rr", Forward: "nat", Why: "weight 1, quorum 2: sorry server 10.0.0.99:53 answers", Quorum: 2, Weight: 1,
+			NoVIP: []netip.Addr{netip.MustParseAddr("192.0.2.10")},
 			Sorry: netip.MustParseAddrPort("10.0.0.99:53"), SorryActive: true,
 			Problem: "add 192.0.2.10:53/udp 10.0.0.2:53 nat weight 1: invalid argument",
 			Servers: []Server{{Addr: netip.MustParseAddrPort("10.0.0.2:53"), Absent: true, Reason: "no quorum: weight 1, regained at 2"}},

@@ -29,6 +29,11 @@ type Snapshot struct {
 	OwnFault string `json:"own_fault,omitempty"`
 	// Dormant are intents about servers that are not in the configuration just now.
 	Dormant []Dormant `json:"dormant,omitempty"`
+	// Sync are the synchronisation daemons that should run; SyncProblem is why they do not.
+	Sync        []string `json:"sync,omitempty"`
+	SyncProblem string   `json:"sync_problem,omitempty"`
+	// NFTProblem is why the packets' marks and sources are not as wanted.
+	NFTProblem string `json:"nft_problem,omitempty"`
 	// ForeignServices are in the kernel but neither in the configuration nor ever poise's: they are left alone.
 	ForeignServices []ipvsctl.ServiceKey `json:"foreign_services,omitempty"`
 	Totals          Totals               `json:"totals"`
@@ -108,7 +113,8 @@ type Router struct {
 	Lateness Histogram `json:"lateness,omitzero"`
 }
 
-// Hold is an operator's wish that a node does not serve a router's addresses once another can.
+// Hold is an operator's wish that a node does not serve a router's addresses once another can, or that a service's
+// entries in the kernel are left alone.
 type Hold struct {
 	Reason string    `json:"reason,omitempty"`
 	By     string    `json:"by"` // the user who asked
@@ -135,13 +141,17 @@ type Dormant struct {
 type Service struct {
 	Name      string             `json:"name"`
 	Key       ipvsctl.ServiceKey `json:"key"`
+	Listen    []string           `json:"listen,omitempty"` // what clients use, where the key is a mark that poise sets
 	Scheduler string             `json:"scheduler"`
-	Forward   ipvsctl.Method     `json:"forward"`
-	NoVIP     bool               `json:"no_vip,omitempty"` // the service's address is not this host's
+	Forward   string             `json:"forward"`
+	NoVIP     []netip.Addr       `json:"no_vip,omitempty"` // addresses of the service that are not this host's
 	Up        bool               `json:"up"`               // the quorum is met
 	Why       string             `json:"why"`              // the sum of weights and the states behind Up
 	Quorum    int                `json:"quorum"`
 	Weight    int                `json:"weight"` // sum over the servers that count towards the quorum
+	// Hold is an operator's wish that the service is left alone; Withheld is what would be changed without it.
+	Hold     *Hold    `json:"hold,omitempty"`
+	Withheld []string `json:"withheld,omitempty"`
 	// Sorry is the sorry server, zero without one; it takes traffic while SorryActive.
 	Sorry       netip.AddrPort `json:"sorry,omitzero"`
 	SorryActive bool           `json:"sorry_active,omitempty"`
@@ -211,7 +221,8 @@ func (h *Histogram) Observe(took time.Duration) {
 	}
 }
 
-// Sysctl is one kernel setting that forwarding needs.
+// Sysctl is one kernel setting that forwarding needs or the configuration asks for: a sysctl, or a timeout of IPVS
+// ("ipvs.timeouts.tcp").
 type Sysctl struct {
 	Name    string `json:"name"`
 	Value   string `json:"value"`

@@ -66,15 +66,18 @@ func (s *Snapshot) problems() []string {
 		if !service.Up {
 			add("service %s is down: %s", service.Name, service.Why)
 		}
-		if service.NoVIP {
-			add("service %s: %v is not an address of this host: its requests do not arrive here", service.Name, service.Key.Addr.Addr())
+		for _, vip := range service.NoVIP {
+			add("service %s: %v is not an address of this host: its requests do not arrive here", service.Name, vip)
+		}
+		if service.Hold != nil {
+			add("%s", service.HoldLine())
 		}
 		if service.Problem != "" {
 			add("service %s: the kernel refuses: %s", service.Name, service.Problem)
 		}
 		for _, foreign := range service.ForeignServers {
-			add("service %s: server %v was added by somebody else: left alone, not checked (ipvsadm -d %s %v -r %v)",
-				service.Name, foreign, protocolOption(service.Key), service.Key.Addr, foreign)
+			add("service %s: server %v was added by somebody else: left alone, not checked (ipvsadm -d %s -r %v)",
+				service.Name, foreign, ipvsadmOption(service.Key), foreign)
 		}
 		for _, server := range service.Servers {
 			if server.State == checker.Down || server.Intent != nil {
@@ -85,13 +88,19 @@ func (s *Snapshot) problems() []string {
 	for _, dormant := range s.Dormant {
 		add("%s %v: not in the configuration; what was asked for it waits", dormant.Service, dormant.Server)
 	}
+	if s.NFTProblem != "" {
+		add("nftables is not as wanted: %s", s.NFTProblem)
+	}
+	if s.SyncProblem != "" {
+		add("connections are not synchronised: %s", s.SyncProblem)
+	}
 	for _, sysctl := range s.Sysctls {
 		if sysctl.Problem != "" {
 			add("%s must be %s: %s", sysctl.Name, sysctl.Want, sysctl.Problem)
 		}
 	}
 	for _, foreign := range s.ForeignServices {
-		add("service %v was added by somebody else: left alone (ipvsadm -D %s %v)", foreign, protocolOption(foreign), foreign.Addr)
+		add("service %v was added by somebody else: left alone (ipvsadm -D %s)", foreign, ipvsadmOption(foreign))
 	}
 	if s.Elector.NoRealtime != "" {
 		add("the elector has no precedence over other processes: %s", s.Elector.NoRealtime)
@@ -104,12 +113,38 @@ func (s *Snapshot) problems() []string {
 
 func when(t time.Time) string { return t.Local().Format(time.DateTime) }
 
-// protocolOption is how ipvsadm is told a service's protocol.
-func protocolOption(key ipvsctl.ServiceKey) string {
-	if key.Protocol == ipvsctl.UDP {
-		return "-u"
+// HoldLine says whether the service is held, by whom, and what waits.
+func (s *Service) HoldLine() string {
+	if s.Hold == nil {
+		return fmt.Sprintf("service %s is not held", s.Name)
 	}
-	return "-t"
+	line := fmt.Sprintf("service %s is held by %s since %s", s.Name, s.Hold.By, when(s.Hold.At))
+	if s.Hold.Reason != "" {
+		line += ": " + s.Hold.Reason
+	}
+	const most = 4
+	switch n := len(s.Withheld); {
+	case n == 0:
+		return line + "; it is as it would be without"
+	case n > most:
+		return fmt.Sprintf("%s; waiting: %s and %d more", line, strings.Join(s.Withheld[:most], ", "), n-most)
+	}
+	return line + "; waiting: " + strings.Join(s.Withheld, ", ")
+}
+
+// ipvsadmOption is how ipvsadm is told a service.
+func ipvsadmOption(key ipvsctl.ServiceKey) string {
+	switch {
+	case key.Mark != 0 && key.IsIPv6():
+		return fmt.Sprintf("-f %d -6", key.Mark)
+	case key.Mark != 0:
+		return fmt.Sprintf("-f %d", key.Mark)
+	case key.Protocol == ipvsctl.UDP:
+		return "-u " + key.Addr.String()
+	case key.Protocol == ipvsctl.SCTP:
+		return "--sctp-service " + key.Addr.String()
+	}
+	return "-t " + key.Addr.String()
 }
 
 func (s *Service) text(b *strings.Builder) {
@@ -117,7 +152,11 @@ func (s *Service) text(b *strings.Builder) {
 	if !s.Up {
 		state = "DOWN"
 	}
-	fmt.Fprintf(b, "%s %v %v %s: %s (%s)\n", s.Name, s.Key, s.Forward, s.Scheduler, state, s.Why)
+	key := s.Key.String()
+	if len(s.Listen) > 0 {
+		key = strings.Join(s.Listen, " ") + " (" + key + ")"
+	}
+	fmt.Fprintf(b, "%s %s %s %s: %s (%s)\n", s.Name, key, s.Forward, s.Scheduler, state, s.Why)
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "  server\tstate\tsince\tweight\tactive\tinactive\tconnections\twhy")
 	for _, server := range s.Servers {
