@@ -5,13 +5,12 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-var bareKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+var bareKey = lazily(`^[A-Za-z0-9_-]{1,64}$`)
 
 // binder assigns decoded tables to structs by their tags, and collects what is wrong.
 // A value that breaks a rule is left zero.
@@ -195,7 +194,7 @@ func (b *binder) unknown(o *object, prefix, key string, table map[string]any, m 
 		}
 	}
 	line := m.key(key).line
-	if !bareKey.MatchString(key) {
+	if !bareKey().MatchString(key) {
 		key = strconv.Quote(shorten(key))
 	}
 	b.add(o, prefix+key, &mark{line: line}, "unknown key"+hint)

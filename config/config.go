@@ -23,7 +23,8 @@ import (
 )
 
 // Config is a whole, valid configuration: defaults are filled in and references hold.
-// It is plain data, survives JSON unchanged, and is never modified after Load.
+// It is plain data, survives JSON unchanged, and is never modified after Load. The daemon's processes hand it on as JSON:
+// what is there ten thousand times and mostly zero is left out.
 type Config struct {
 	// Global is what belongs to the director as a whole.
 	Global Global `toml:"global"`
@@ -62,7 +63,7 @@ type Service struct {
 	Listen []Listen `toml:"listen"`
 	// Fwmark is a firewall mark that rules of your own give to the packets to be balanced, instead of listen. The address must be
 	// local to the director all the same.
-	Fwmark uint32 `toml:"fwmark" range:"1..4294967295"`
+	Fwmark uint32 `toml:"fwmark" range:"1..4294967295" json:",omitzero"`
 	// Family is that of the packets with fwmark.
 	Family Family `toml:"family" default:"ipv4"`
 	// Protocol is what is balanced. With fwmark it is up to your rules.
@@ -72,32 +73,32 @@ type Service struct {
 	Scheduler Scheduler `toml:"scheduler" default:"wlc"`
 	// SchedulerFlags are for the schedulers "sh" and "mh", by whose names they begin: with "sh-port" a client's port counts
 	// as well as its address, with "sh-fallback" one whose server takes no connections is given another.
-	SchedulerFlags []SchedulerFlag `toml:"scheduler_flags"`
+	SchedulerFlags []SchedulerFlag `toml:"scheduler_flags" json:",omitzero"`
 	// Forward is how packets reach the servers: "nat" rewrites their address, and the replies must pass the director;
 	// "dr" and "tun" deliver them as they are, in the same network or through a tunnel, to the service's port; "fullnat" is nat
 	// that rewrites the client's address as well, so that replies come back from anywhere.
 	Forward Forward `toml:"forward,required"`
 	// Tunnel is what packets travel in with forward = "tun". Without it, IP in IP.
-	Tunnel *ipvsctl.Tunnel `toml:"tunnel"`
+	Tunnel *ipvsctl.Tunnel `toml:"tunnel" json:",omitzero"`
 	// OnePacket schedules each datagram by itself, with protocol = "udp".
-	OnePacket bool `toml:"one_packet" default:"false"`
+	OnePacket bool `toml:"one_packet" default:"false" json:",omitzero"`
 	// Persistence is how long a client stays with its server, in whole seconds; "0s" is not at all.
-	Persistence time.Duration `toml:"persistence" default:"0s" range:"0s..744h"`
+	Persistence time.Duration `toml:"persistence" default:"0s" range:"0s..744h" json:",omitzero"`
 	// PersistenceGranularity has clients stay together whose addresses share this netmask ("255.255.255.0") or
 	// prefix length ("/24"). Without it, each is by itself.
-	PersistenceGranularity string `toml:"persistence_granularity"`
+	PersistenceGranularity string `toml:"persistence_granularity" json:",omitzero"`
 	// PersistenceEngine is what a client is told by instead of its address: "sip" the call of a SIP message, over UDP.
-	PersistenceEngine string `toml:"persistence_engine"`
+	PersistenceEngine string `toml:"persistence_engine" json:",omitzero"`
 	// Quorum is the sum of the weights of usable servers below which the service counts as down.
 	Quorum int `toml:"quorum" default:"1" range:"1..2147483647"`
 	// QuorumHysteresis keeps the quorum from flapping: it is lost below quorum minus this,
 	// and regained at quorum plus this. Below the quorum.
-	QuorumHysteresis int `toml:"quorum_hysteresis" default:"0" range:"0..2147483646"`
+	QuorumHysteresis int `toml:"quorum_hysteresis" default:"0" range:"0..2147483646" json:",omitzero"`
 	// SorryServer is the address and port of the server that answers while there is no quorum. It is reached by the
 	// service's forwarding method. Without it, the servers that are left keep the service.
-	SorryServer netip.AddrPort `toml:"sorry_server"`
+	SorryServer netip.AddrPort `toml:"sorry_server" json:",omitzero"`
 	// Check is how servers are asked whether they may take traffic. Without it, they always may.
-	Check *checker.Config `toml:"check"`
+	Check *checker.Config `toml:"check" json:",omitzero"`
 	// Servers are the real servers.
 	Servers []Server `toml:"server,required"`
 }
@@ -192,12 +193,12 @@ type Server struct {
 	// Forward is how packets reach this server. Without it, as they reach the service's others.
 	Forward Forward `toml:"forward"`
 	// Tunnel is what packets to this server travel in, where it is not the service's.
-	Tunnel *ipvsctl.Tunnel `toml:"tunnel"`
+	Tunnel *ipvsctl.Tunnel `toml:"tunnel" json:",omitzero"`
 	// UpperThreshold is the number of connections, those that linger for minutes after their end among them, from which on
 	// the server gets no new ones; 0 is without limit.
-	UpperThreshold uint32 `toml:"upper_threshold" default:"0" range:"0..2147483647"`
+	UpperThreshold uint32 `toml:"upper_threshold" default:"0" range:"0..2147483647" json:",omitzero"`
 	// LowerThreshold is the number below which it gets new ones again; 0 is three quarters of the upper one.
-	LowerThreshold uint32 `toml:"lower_threshold" default:"0" range:"0..2147483647"`
+	LowerThreshold uint32 `toml:"lower_threshold" default:"0" range:"0..2147483647" json:",omitzero"`
 }
 
 // Addr is the server's identity within its service.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // place is where the file may have a key.
@@ -17,7 +18,8 @@ type place struct {
 	isTable bool
 }
 
-var places = placesIn(reflect.TypeFor[Config](), "", "")
+// places are found when the first mistake asks for them: each process of the daemon is of this program.
+var places = sync.OnceValue(func() []place { return placesIn(reflect.TypeFor[Config](), "", "") })
 
 // placesIn lists the keys of the struct type t, which stands under header at path, and those of the tables within.
 func placesIn(t reflect.Type, path, header string) []place {
@@ -88,7 +90,7 @@ func elsewhere(key string) (homes []place, hint string) {
 	}
 	path, foreign := keepalived[key]
 	var headers []string
-	for _, p := range places {
+	for _, p := range places() {
 		if foreign && p.path == path || !foreign && p.key == key {
 			homes = append(homes, p)
 		}
@@ -166,16 +168,21 @@ func distance(a, b string) int {
 
 var (
 	// What a line of keepalived.conf is and a line of TOML never: words without "=", or several before "{".
-	keepalivedLine = regexp.MustCompile(`(?m)^[ \t]*(?:(?:virtual_server|vrrp_instance)[ \t]+[^=\s]|\w[^=\n]*\{[ \t\r]*$)`)
+	keepalivedLine = lazily(`(?m)^[ \t]*(?:(?:virtual_server|vrrp_instance)[ \t]+[^=\s]|\w[^=\n]*\{[ \t\r]*$)`)
 	// Strings are found so that a "#" within is not taken for a comment. They may lack their end.
-	stringOrComment = regexp.MustCompile(`"(?:\\.|[^"\\])*"?|'[^']*'?|#.*`)
+	stringOrComment = lazily(`"(?:\\.|[^"\\])*"?|'[^']*'?|#.*`)
 	// A word, duration or address that no quotes enclose.
-	unquotedValue = regexp.MustCompile(`=\s*\[?\s*(?:[\d.]*[A-Za-z/:]|\d+\.\d+\.)`)
+	unquotedValue = lazily(`=\s*\[?\s*(?:[\d.]*[A-Za-z/:]|\d+\.\d+\.)`)
 )
+
+// lazily compiles a pattern when it is needed.
+func lazily(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
 
 // explain puts the decoder's complaint about a line of text so that it helps who does not know TOML.
 func explain(text, line, complaint string) (value, rule string) {
-	code := stringOrComment.ReplaceAllStringFunc(line, func(s string) string {
+	code := stringOrComment().ReplaceAllStringFunc(line, func(s string) string {
 		if s[0] == '#' {
 			return ""
 		}
@@ -183,9 +190,9 @@ func explain(text, line, complaint string) (value, rule string) {
 	})
 	value, rule = shorten(printable(code)), printable(complaint)
 	switch {
-	case keepalivedLine.MatchString(text):
+	case keepalivedLine().MatchString(text):
 		rule = "this is not TOML, but looks like a keepalived.conf"
-	case unquotedValue.MatchString(stringOrComment.ReplaceAllString(line, `""`)):
+	case unquotedValue().MatchString(stringOrComment().ReplaceAllString(line, `""`)):
 		rule += " (text, durations and addresses stand in quotes)"
 	}
 	return value, rule

@@ -67,15 +67,15 @@ func TestElsewhere(t *testing.T) {
 // A word that is a key here too would send its key away, and a path that is none would explain nothing.
 func TestKeepalivedWords(t *testing.T) {
 	for word, path := range keepalived {
-		if slices.ContainsFunc(places, func(p place) bool { return p.key == word }) {
+		if slices.ContainsFunc(places(), func(p place) bool { return p.key == word }) {
 			t.Errorf("%s is a key here too", word)
 		}
-		if !slices.ContainsFunc(places, func(p place) bool { return p.path == path }) {
+		if !slices.ContainsFunc(places(), func(p place) bool { return p.path == path }) {
 			t.Errorf("%s became %s, which is no key", word, path)
 		}
 	}
 	for word := range needless {
-		if slices.ContainsFunc(places, func(p place) bool { return p.key == word }) {
+		if slices.ContainsFunc(places(), func(p place) bool { return p.key == word }) {
 			t.Errorf("%s is a key here", word)
 		}
 	}

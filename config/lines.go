@@ -14,6 +14,7 @@ const maxDepth = 32
 // a header has no text. Marks form the same tree as the decoded values.
 type mark struct {
 	line int
+	pos  int // of the header, of an element of an array of tables
 	text string
 	keys map[string]*mark // of a table
 	list []*mark          // of an array
@@ -95,7 +96,7 @@ type scanner struct {
 
 // header reads `[table]` or `[[array]]` and returns the table that the following lines belong to.
 func (s *scanner) header(root *mark) *mark {
-	line := s.line
+	line, pos := s.line, s.pos
 	s.take('[')
 	isArray := s.take('[')
 	keys := s.key()
@@ -108,7 +109,7 @@ func (s *scanner) header(root *mark) *mark {
 		return m
 	}
 	s.take(']')
-	m.list = append(m.list, &mark{line: line})
+	m.list = append(m.list, &mark{line: line, pos: pos})
 	return m.list[len(m.list)-1]
 }
 

@@ -210,7 +210,7 @@ func (w *writer) keys(m *mark, n int) []string {
 
 func (w *writer) quoted(key string) string {
 	switch {
-	case bareKey.MatchString(key) && w.flip():
+	case bareKey().MatchString(key) && w.flip():
 		return key
 	case !strings.ContainsAny(key, "'") && w.flip():
 		return "'" + key + "'"
@@ -254,7 +254,7 @@ func (w *writer) children(path []string, m *mark, depth int) {
 			for range 1 + w.upTo(2) {
 				element := &mark{line: w.line}
 				array.list = append(array.list, element)
-				w.header("[[", path, "]]")
+				element.pos = w.header("[[", path, "]]")
 				w.table(path, element, depth+1)
 			}
 			m.child(key, 0).line, m.keys[key].list = array.line, array.list
@@ -285,14 +285,17 @@ func (w *writer) children(path []string, m *mark, depth int) {
 	}
 }
 
-func (w *writer) header(open string, path []string, end string) {
+// header returns where it begins.
+func (w *writer) header(open string, path []string, end string) (pos int) {
 	w.space()
+	pos = w.text.Len()
 	w.put(open)
 	w.space()
 	w.path(path)
 	w.space()
 	w.put(end)
 	w.endLine()
+	return pos
 }
 
 // pair writes key and its value, or a dotted key for every value of a table.

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -107,9 +109,13 @@ func decode(path, text string) (map[string]any, *mark, error) {
 			return nil, nil, &Error{File: path, Line: n, Rule: "not UTF-8"}
 		}
 	}
+	text = strings.TrimPrefix(text, "\ufeff")
 	root, tooDeep := scan(text)
 	if tooDeep != 0 {
 		return nil, nil, &Error{File: path, Line: tooDeep, Rule: fmt.Sprintf("nested deeper than %d levels", maxDepth)}
+	}
+	if tables := decodeInParts(text, root, fewServices); tables != nil {
+		return tables, root, nil
 	}
 	var tables any
 	_, err := toml.Decode(text, &tables)
@@ -120,4 +126,55 @@ func decode(path, text string) (map[string]any, *mark, error) {
 		return nil, nil, &Error{File: path, Line: line, Value: value, Rule: rule}
 	}
 	return tables.(map[string]any), root, err
+}
+
+// fewServices are decoded as fast at once.
+const fewServices = 100
+
+// decodeInParts is toml.Decode for a text with at least so many services, a part on each processor: a large file is mostly
+// services. It returns nil when it cannot, be it because of a mistake, which the decoder then describes, or because parts
+// would have to be one.
+func decodeInParts(text string, root *mark, least int) map[string]any {
+	services := root.key("service").list
+	n := min(runtime.GOMAXPROCS(0), len(services))
+	if len(services) < least || n < 2 {
+		return nil
+	}
+	parts := make([]map[string]any, n)
+	var decoding sync.WaitGroup
+	for i := range n {
+		begin, end := 0, len(text)
+		if i > 0 {
+			begin = services[len(services)*i/n].pos
+		}
+		if i < n-1 {
+			end = services[len(services)*(i+1)/n].pos
+		}
+		decoding.Go(func() {
+			if _, err := toml.Decode(text[min(begin, end):end], &parts[i]); err != nil {
+				parts[i] = nil
+			}
+		})
+	}
+	decoding.Wait()
+	whole := parts[0]
+	for _, part := range parts[1:] {
+		if whole == nil || part == nil {
+			return nil
+		}
+		for key, value := range part {
+			before, there := whole[key]
+			first, isTables := before.([]map[string]any)
+			second, areTables := value.([]map[string]any)
+			switch {
+			case !there:
+				whole[key] = value
+			case isTables && areTables:
+				whole[key] = append(first, second...)
+			default:
+				return nil
+			}
+		}
+	}
+	return whole
 }

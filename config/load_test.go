@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -402,6 +403,10 @@ func FuzzConfig(f *testing.F) {
 			if err := sameShape(tables, root); err != nil {
 				t.Error(err)
 			}
+			// Though the decoder may take what the parts did not, never otherwise.
+			if parts := decodeInParts(string(text), root, 2); parts != nil && !reflect.DeepEqual(parts, tables) {
+				t.Errorf("in parts %v, at once %v", parts, tables)
+			}
 		}
 	})
 }
@@ -444,6 +449,45 @@ func TestErrorIsTyped(t *testing.T) {
 	e, ok := errors.AsType[*Error](err)
 	if want := (&Error{"poise.toml", 8, `service "web", server 10.0.0.7:0`, "port", "0", "outside 1..65535"}); !ok || *e != *want {
 		t.Errorf("first error %+v, want %+v", e, want)
+	}
+}
+
+// A large file is the same whether or not it is decoded in parts, and so are its mistakes.
+func TestDecodeInParts(t *testing.T) {
+	services := string(large()[:20000])
+	services = services[:strings.LastIndex(services, "[[service]]")]
+	decodes := func(text string) (tables map[string]any, inParts bool) {
+		root, _ := scan(text)
+		if _, err := toml.Decode(text, &tables); err != nil {
+			tables = nil
+		}
+		parts := decodeInParts(text, root, 2)
+		if parts != nil && !reflect.DeepEqual(parts, tables) {
+			t.Errorf("decoded in parts it is another table:\n%s", text)
+		}
+		return tables, parts != nil
+	}
+	for _, tc := range []struct {
+		name, text string
+		inParts    bool
+	}{
+		{"services only", services, true},
+		{"other tables before", smallRouter + "[global]\nnode = \"a\"\n" + services, true},
+		{"and behind", "[global]\nnode = \"a\"\n" + services + "[ipvs.sysctl]\nconntrack = 1\n", true},
+		{"some before, some behind", smallRouter + services + smallRouter, true},
+		{"a table in two pieces", "[ipvs.sysctl]\nconntrack = 1\n" + services + "[ipvs.timeouts]\ntcp = \"1m\"\n", false},
+		{"a table twice", "[global]\n" + services + "[global]\n", false},
+		{"a table and an array", services + "[service]\n", false},
+		{"a list of the same name", "service = []\n" + services, false},
+		{"a mistake in the last part", services + "x = \n", false},
+		{"a mistake in the first one", "x = \n" + services, false},
+		{"a header in a string", services + "name = \"\"\"\n[[service]]\n\"\"\"\n", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if _, inParts := decodes(tc.text); inParts != tc.inParts && runtime.GOMAXPROCS(0) > 1 {
+				t.Errorf("in parts: %v, want %v", inParts, tc.inParts)
+			}
+		})
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -12,7 +11,7 @@ import (
 )
 
 // Names become metric labels, command arguments and parts of a URL's path.
-var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var goodName = lazily(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 const nameRule = `not a letter or digit, and then up to 63 of A-Z, a-z, 0-9, ".", "_" and "-"`
 
@@ -29,7 +28,7 @@ func (b *binder) checkAll(file *object, c *Config, read func(path string) ([]byt
 }
 
 func (b *binder) checkGlobal(file *object, g Global) {
-	if g.Node != "" && !goodName.MatchString(g.Node) {
+	if g.Node != "" && !goodName().MatchString(g.Node) {
 		b.report(file, "global.node", nameRule)
 	}
 	if g.API.IsValid() && g.API.Port() == 0 {
@@ -65,7 +64,7 @@ func (b *binder) checkRouters(routers []vrrp.Config) {
 		if o.sound("name") {
 			first, taken := names[r.Name]
 			switch {
-			case !goodName.MatchString(r.Name):
+			case !goodName().MatchString(r.Name):
 				b.report(o, "name", nameRule)
 			case taken:
 				b.report(o, "name", "already the name of the router on line %d", first.mark.line)

@@ -32,7 +32,7 @@ func (b *binder) checkServices(c *Config, read func(path string) ([]byte, error)
 		if o.sound("name") {
 			first, taken := names[s.Name]
 			switch {
-			case !goodName.MatchString(s.Name):
+			case !goodName().MatchString(s.Name):
 				b.report(o, "name", nameRule)
 			case taken:
 				b.report(o, "name", "already the name of the service on line %d", first.mark.line)

@@ -444,10 +444,12 @@ func (b *balancer) decide(s *serviceState) {
 // elector says so; of the others too it may be right that one is not here.
 func (b *balancer) lookForVIPs() {
 	var vips []netip.Addr
+	seen := make(map[netip.Addr]bool)
 	for _, service := range b.cfg.Services {
 		for _, vip := range service.VIPs() {
-			if !b.routed(vip) {
+			if !b.routed(vip) && !seen[vip] {
 				vips = append(vips, vip)
+				seen[vip] = true
 			}
 		}
 	}
@@ -458,17 +460,33 @@ func (b *balancer) lookForVIPs() {
 	}
 	before := b.vips
 	b.vips = make(map[netip.Addr]bool)
+	var gone, back []netip.Addr
 	for _, vip := range vips {
 		was, known := before[vip]
-		_, said := b.vips[vip]
 		b.vips[vip] = local[vip]
 		switch {
-		case said:
 		case !local[vip] && (was || !known):
-			b.emit(status.Event{Level: slog.LevelWarn, What: "VIP is not on this host, its requests do not arrive here", Cause: vip.String()})
+			gone = append(gone, vip)
 		case local[vip] && known && !was:
-			b.emit(status.Event{Level: slog.LevelInfo, What: "VIP is on this host", Cause: vip.String()})
+			back = append(back, vip)
 		}
+	}
+	b.sayVIPs(slog.LevelWarn, "VIP is not on this host, its requests do not arrive here", gone)
+	b.sayVIPs(slog.LevelInfo, "VIP is on this host", back)
+}
+
+// sayVIPs says something of each address; of many in one: a whole block of them is one story.
+func (b *balancer) sayVIPs(level slog.Level, what string, vips []netip.Addr) {
+	const most = 8
+	var words []string
+	for _, vip := range vips {
+		words = append(words, vip.String())
+	}
+	if len(words) > most {
+		words = []string{few(words)}
+	}
+	for _, word := range words {
+		b.emit(status.Event{Level: level, What: what, Cause: word})
 	}
 }
 

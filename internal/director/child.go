@@ -98,10 +98,16 @@ func startChild(ctx context.Context, b birth) (*child, error) {
 // childName is the process name of a role, in ps and as what tells main which role to play.
 func childName(role string) string { return "poise-" + role }
 
+// pairBuffer is how many bytes may wait in each direction. Memory is taken only for those that do.
+const pairBuffer = 4 << 20
+
 func socketPair() (*conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket pair: %w", err)
+	}
+	for _, fd := range fds { // a large configuration passes at once; less is only slower
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, pairBuffer)
 	}
 	theirs := os.NewFile(uintptr(fds[1]), "parent")
 	ours, err := fileConn(os.NewFile(uintptr(fds[0]), "child"))

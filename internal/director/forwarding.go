@@ -98,17 +98,17 @@ func facingInterfaces(cfg *config.Config) ([]string, error) {
 	if len(cfg.Global.Interfaces) > 0 {
 		return cfg.Global.Interfaces, nil
 	}
-	var servers []netip.Addr
+	servers := make(map[netip.Addr]bool) // the same ones are often behind many services
 	for _, service := range cfg.Services {
 		for _, server := range service.Servers {
-			servers = append(servers, server.Address)
+			servers[server.Address] = true
 		}
 		if service.SorryServer.IsValid() {
-			servers = append(servers, service.SorryServer.Addr())
+			servers[service.SorryServer.Addr()] = true
 		}
 	}
 	// A server without a route is no reason to stop: its checks will fail and say so.
-	names, err := host.Outgoing(servers)
+	names, err := host.Outgoing(slices.Collect(maps.Keys(servers)))
 	return slices.DeleteFunc(names, func(name string) bool { return name == "lo" }), err
 }
 

@@ -211,7 +211,7 @@ func (o *ownership) save() error {
 		servers := slices.SortedFunc(maps.Keys(o.entries[key]), netip.AddrPort.Compare)
 		file.Services = append(file.Services, ownedService{key, servers})
 	}
-	data, err := json.MarshalIndent(file, "", "  ")
+	data, err := json.Marshal(file)
 	if err != nil {
 		return err
 	}

@@ -251,6 +251,9 @@ func (k *keeper) claim(err error) {
 
 // due leaves out the changes that were refused and whose time has not come, and what depends on them.
 func (k *keeper) due(now time.Time, ops []ipvsctl.Op) []ipvsctl.Op {
+	if len(k.refused) == 0 {
+		return ops
+	}
 	var due []ipvsctl.Op
 	waits := make(map[ipvsctl.ServiceKey]bool)
 	for _, op := range ops {
