@@ -50,6 +50,7 @@ type daemon struct {
 	host   *lab.Host
 	dir    string         // runtime directory
 	file   string         // configuration
+	args   []string       // more of its command line
 	notify net.PacketConn // where systemd would listen
 }
 
@@ -81,7 +82,7 @@ func (d *daemon) start() {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { d.notify.Close() })
-	cmd := exec.Command("poise", "run", "-c", d.file, "--runtime-dir", d.dir)
+	cmd := exec.Command("poise", append([]string{"run", "-c", d.file, "--runtime-dir", d.dir}, d.args...)...)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
 	cmd.Stderr = d.t.Output()
 	d.Process = d.host.Start(cmd)

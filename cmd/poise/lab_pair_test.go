@@ -548,40 +548,7 @@ func TestLabPairBalancerDies(t *testing.T) {
 	startPair(p)
 	wantStatus(p)
 
-	begin := time.Now()
-	for i := range uint64(5) {
-		syscall.Kill(p.a.child("poise-balancer"), syscall.SIGKILL)
-		if i == 4 {
-			break
-		}
-		lab.Eventually(t, patience, func() error {
-			if s := p.a.status(); s.Balancer.Restarts != i+1 || s.Balancer.Stale {
-				return fmt.Errorf("balancer %+v, want it restarted", s.Balancer)
-			}
-			return nil
-		})
-	}
-	sent := len(adverts(p.seen, p.a.addr))
-	var heard []advert
-	lab.Eventually(t, patience, func() error {
-		if heard = adverts(p.seen, netip.Addr{}); len(heard) < sent+2 {
-			return errors.New("no adverts")
-		}
-		return nil
-	})
-	var largest time.Duration
-	for i, a := range heard[1:] {
-		if a.from != p.a.addr {
-			t.Errorf("advert of %v", a.from)
-		}
-		if a.at.After(begin) {
-			largest = max(largest, a.at.Sub(heard[i].at))
-		}
-	}
-	if n := p.a.status().Elector.Restarts; n != 0 {
-		t.Errorf("the elector was restarted %d times", n)
-	}
-	t.Logf("largest gap between adverts: %v", largest)
+	largest := killBalancers(p)
 	if limit := time.Second + emulated(20*time.Millisecond, time.Second); largest > limit {
 		t.Errorf("largest gap between adverts %v, want at most %v", largest, limit)
 	}

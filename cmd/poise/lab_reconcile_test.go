@@ -153,3 +153,62 @@ func TestLabEdits(t *testing.T) {
 		t.Errorf("timeouts are %q", out)
 	}
 }
+
+// A larger table: each changed entry is one message, what is as it should be none, and a stop leaves all or nothing.
+func TestLabMessages(t *testing.T) {
+	const services, servers = 100, 10
+	l := newLVS(t)
+	config := func(onStop string, weight func(n int) int) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "[global]\non_stop = %q\n", onStop)
+		for i := range services {
+			var all []string
+			for j := range servers {
+				all = append(all, fmt.Sprintf("{ address = \"10.0.0.%d\", weight = %d }", 21+j, weight(i*servers+j)))
+			}
+			b.WriteString(block(fmt.Sprint("s", i), fmt.Sprintf("\"192.0.2.10:%d\"", 1000+i), `forward = "nat"`, strings.Join(all, ", ")))
+		}
+		return b.String()
+	}
+	same := func(int) int { return 5 }
+	every := func(step int) func(int) int {
+		return func(n int) int {
+			if n%step == 0 {
+				return 6
+			}
+			return 5
+		}
+	}
+	watch := l.Director.WatchIPVS()
+	d := startDaemon(t, l.Director, config("leave", same))
+	written := 0
+	expect := func(what string, want map[uint8]int) {
+		t.Helper()
+		total := 0
+		for _, n := range want {
+			total += n
+		}
+		if n := watch.Writes(); n-written != total {
+			t.Errorf("%s: %d messages, want %d (by command: %v)", what, n-written, total, watch.Counts())
+		}
+		written = watch.Writes()
+	}
+	const newService, newDest, setDest, delService = 1, 5, 6, 3
+	expect("start", map[uint8]int{newService: services, newDest: services * servers})
+	d.reload(config("leave", same))
+	expect("nothing changed", nil)
+	d.reload(config("leave", every(100)))
+	expect("1 % changed", map[uint8]int{setDest: 10})
+	d.reload(config("leave", every(10)))
+	expect("10 % changed", map[uint8]int{setDest: 90}) // ten have it already
+	d.stop()
+	d.start()
+	expect("stop that leaves, and start", nil)
+	d.reload(config("remove", every(10)))
+	expect("on_stop", nil)
+	d.stop()
+	expect("stop that removes", map[uint8]int{delService: services})
+	if left := l.Director.IPVS(); len(left) > 0 {
+		t.Errorf("left behind: %+v", left)
+	}
+}

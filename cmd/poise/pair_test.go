@@ -677,3 +677,43 @@ func (p *probe) stop() (r probed) {
 	}
 	return r
 }
+
+// killBalancers kills the balancer of a, which is master, five times, and returns the largest gap between two adverts. Only a
+// may have sent any, from the same elector all the time.
+func killBalancers(p *pair) (largest time.Duration) {
+	p.t.Helper()
+	begin := time.Now()
+	for i := range uint64(5) {
+		syscall.Kill(p.a.child("poise-balancer"), syscall.SIGKILL)
+		if i == 4 {
+			break
+		}
+		lab.Eventually(p.t, patience, func() error {
+			if s := p.a.status(); s.Balancer.Restarts != i+1 || s.Balancer.Stale {
+				return fmt.Errorf("balancer %+v, want it restarted", s.Balancer)
+			}
+			return nil
+		})
+	}
+	sent := len(adverts(p.seen, p.a.addr))
+	var heard []advert
+	lab.Eventually(p.t, patience, func() error {
+		if heard = adverts(p.seen, netip.Addr{}); len(heard) < sent+2 {
+			return errors.New("no adverts")
+		}
+		return nil
+	})
+	for i, a := range heard[1:] {
+		if a.from != p.a.addr {
+			p.t.Errorf("advert of %v", a.from)
+		}
+		if a.at.After(begin) {
+			largest = max(largest, a.at.Sub(heard[i].at))
+		}
+	}
+	if n := p.a.status().Elector.Restarts; n != 0 {
+		p.t.Errorf("the elector was restarted %d times", n)
+	}
+	p.t.Logf("largest gap between adverts: %v", largest)
+	return largest
+}

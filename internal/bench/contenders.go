@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"poise/ipvsctl"
 )
 
 // contender is a program that fills the kernel's table.
@@ -82,6 +88,37 @@ func (keepalived) command(file, dir string) *exec.Cmd {
 	return exec.Command("unshare", "--uts", "sh", "-c", `hostname localhost && exec "$@"`, "sh",
 		"keepalived", "--dont-fork", "--log-console", "--check", "--use-file", file,
 		"--pid", filepath.Join(dir, "keepalived.pid"), "--checkers_pid", filepath.Join(dir, "checkers.pid"))
+}
+
+// batches is ipvsctl alone, as this program with -apply: what poise's part of the kernel's work takes.
+type batches struct{}
+
+func (batches) name() string { return "ipvsctl" }
+func (batches) daemon() bool { return false }
+
+func (batches) config(s scale, _ int) string { return fmt.Sprintf("%dx%d", s.services, s.servers) }
+
+func (batches) command(file, _ string) *exec.Cmd {
+	return exec.Command("sh", "-c", `exec "$0" -apply "$(cat "$1")"`, "/proc/"+strconv.Itoa(os.Getpid())+"/exe", file)
+}
+
+// apply puts a whole table into the kernel.
+func apply(s scale) error {
+	table := make(ipvsctl.Table)
+	for i := range s.services {
+		destinations := make(map[netip.AddrPort]ipvsctl.Destination)
+		for j := range s.servers {
+			destinations[server(i, j)] = ipvsctl.Destination{Weight: weight(i, j, 0, s)}
+		}
+		key := ipvsctl.ServiceKey{Protocol: ipvsctl.TCP, Addr: service(i)}
+		table[key] = ipvsctl.Service{Settings: ipvsctl.Settings{Scheduler: "wlc"}, Destinations: destinations}
+	}
+	client, err := ipvsctl.Open(context.Background())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return errors.Join(client.Apply(context.Background(), ipvsctl.Diff(nil, table))...)
 }
 
 // daemon is poise run.

@@ -22,7 +22,14 @@ func main() {
 	poise := flag.String("poise", "bin/poise", "the poise `binary`")
 	sizes := flag.String("sizes", "500x10,1000x10,2000x20", "services x servers, several with commas")
 	runs := flag.Int("runs", 3, "how often each is measured")
+	table := flag.String("apply", "", "only put a table of one `size` into the kernel")
 	flag.Parse()
+	if *table != "" {
+		if err := apply(parseScale(*table)); err != nil {
+			fail(err)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "poise-bench-")
 	if err != nil {
 		fail(err)
@@ -30,13 +37,10 @@ func main() {
 	defer os.RemoveAll(dir)
 	fmt.Printf("back end: %s\n", cmp.Or(os.Getenv(guest.BackendVar), "native"))
 	for size := range strings.SplitSeq(*sizes, ",") {
-		var s scale
-		if _, err := fmt.Sscanf(size, "%dx%d", &s.services, &s.servers); err != nil || s.services < 1 || s.servers < 1 {
-			fail(fmt.Errorf("size %q: want SERVICESxSERVERS", size))
-		}
+		s := parseScale(size)
 		var r results
 		for range *runs {
-			for _, c := range []contender{ipvsadm{}, keepalived{}, &daemon{binary: *poise}} {
+			for _, c := range []contender{ipvsadm{}, batches{}, keepalived{}, &daemon{binary: *poise}} {
 				r.add(c.name(), measure(c, s, dir))
 			}
 		}
@@ -51,6 +55,13 @@ func fail(err error) {
 
 // scale is how large a table is.
 type scale struct{ services, servers int }
+
+func parseScale(size string) (s scale) {
+	if _, err := fmt.Sscanf(size, "%dx%d", &s.services, &s.servers); err != nil || s.services < 1 || s.servers < 1 {
+		fail(fmt.Errorf("size %q: want SERVICESxSERVERS", size))
+	}
+	return s
+}
 
 func (s scale) entries() int { return s.services * (1 + s.servers) }
 

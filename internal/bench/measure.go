@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,9 +53,10 @@ func measure(c contender, s scale, dir string) map[string]sample {
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	all := make(map[string]sample)
+	ready := listen(cmd, dir)
 	begin := time.Now()
 	p := h.Start(cmd)
-	all["load"] = settle(begin, watch, p, 0, s.entries(), c.daemon())
+	all["load"] = settle(begin, watch, p, 0, s.entries(), c.daemon(), ready)
 	if !c.daemon() {
 		return all
 	}
@@ -66,7 +70,7 @@ func measure(c contender, s scale, dir string) map[string]sample {
 		before := cpuOf(p.Pid())
 		begin := time.Now()
 		must(p.Signal(syscall.SIGHUP))
-		all[phase.name] = settle(begin, watch, p, before, max(want-changed, changed-want), true)
+		all[phase.name] = settle(begin, watch, p, before, max(want-changed, changed-want), true, ready)
 		changed = want
 	}
 	begin, sent := time.Now(), watch.Writes()
@@ -91,9 +95,33 @@ func must(err error) {
 	}
 }
 
+// listen gives a program a socket where it may say, as to systemd, that it is ready; who does not is quiet some time. It
+// returns when that was last.
+func listen(cmd *exec.Cmd, dir string) func() time.Time {
+	c, err := net.ListenPacket("unixgram", filepath.Join(dir, "notify"))
+	must(err)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+c.LocalAddr().String())
+	var said atomic.Int64
+	go func() {
+		buf := make([]byte, 1<<10)
+		for {
+			n, _, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if strings.HasPrefix(string(buf[:n]), "READY=1") {
+				said.Store(time.Now().UnixNano())
+			}
+		}
+	}()
+	return func() time.Time { return time.Unix(0, said.Load()) }
+}
+
 // settle waits until a program has sent at least so many messages and is quiet, or has ended, and returns what that took
-// since begin: up to its last message, or where it sent none, up to its last stir.
-func settle(begin time.Time, watch *lab.IPVSWatch, p *lab.Process, cpuBefore time.Duration, least int, daemon bool) sample {
+// since begin: up to its last message; where it sent none, until it said that it is ready, or up to its last stir.
+func settle(
+	begin time.Time, watch *lab.IPVSWatch, p *lab.Process, cpuBefore time.Duration, least int, daemon bool, ready func() time.Time,
+) sample {
 	first := watch.Writes()
 	stirred, cpu := begin, cpuBefore
 	for {
@@ -117,6 +145,8 @@ func settle(begin time.Time, watch *lab.IPVSWatch, p *lab.Process, cpuBefore tim
 		case !daemon, sent < least, now.Sub(stirred) < quiet, sent > 0 && now.Sub(last) < quiet:
 		case sent > 0:
 			return sample{last.Sub(begin), cpuOf(p.Pid()) - cpuBefore, sent}
+		case ready().After(begin):
+			return sample{ready().Sub(begin), cpuOf(p.Pid()) - cpuBefore, sent}
 		default:
 			return sample{stirred.Sub(begin), cpuOf(p.Pid()) - cpuBefore, sent}
 		}
