@@ -17,9 +17,11 @@ BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(
 
 FUZZTIME  ?= 60s
 SEEDS     ?= 10000
+SIZES     ?= 500x10,1000x10,2000x20
+RUNS      ?= 3
 COLOR      = $(shell [ -t 1 ] && echo always || echo never)
 
-.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint sim fuzz bench demo docs install clean
+.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint sim fuzz bench bench-native bench-lab demo docs install clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -67,8 +69,14 @@ fuzz: deps-build ## every fuzz target for FUZZTIME (60s)
 	@set -e; grep -r '^func Fuzz' --include='*_test.go' . | sed -E 's|^(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | \
 	while read -r package target; do echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; done
 
-bench: deps-build ## the benchmarks; docs/performance.md has figures with their conditions
+bench: bench-native bench-lab ## the benchmarks; docs/performance.md has figures with their conditions
+
+bench-native: deps-build ## those that need no IPVS
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-lab: build labrun ## whole tables beside keepalived and ipvsadm: SIZES, RUNS
+	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./internal/bench
+	@$(BIN)/labrun -timeout 60m $(BIN)/bench -poise $(BIN)/poise -sizes $(SIZES) -runs $(RUNS)
 
 demo: deps-demo ## the night of one director, then a pair: hand-over, power-off, return; judged from kernel and wire
 	@$(BUILD) -o $(BIN)/poise ./cmd/poise

@@ -30,10 +30,7 @@ func (m *Modules) has(module string, s Settings) error {
 	if known {
 		return err
 	}
-	if _, err := os.Stat("/sys/module/" + module); err == nil {
-		return nil // until it is unloaded
-	}
-	if errors.Is(tryService(s), unix.ENOENT) {
+	if _, missing := os.Stat("/sys/module/" + module); missing != nil && errors.Is(tryService(s), unix.ENOENT) {
 		err = fmt.Errorf("this kernel has no module %s", module)
 	}
 	if m.known == nil {
