@@ -103,7 +103,8 @@ func TestEveryKey(t *testing.T) {
 		}},
 		Services: []Service{{
 			Name: "web", Listen: []Listen{
-				{netip.MustParseAddr("192.0.2.10"), 80, 80}, {netip.MustParseAddr("192.0.2.10"), 443, 443},
+				{netip.MustParseAddr("192.0.2.10"), 80, 80},
+				{netip.MustParseAddr("192.0.2.10"), 443, 443},
 				{netip.MustParseAddr("192.0.2.11"), 8000, 8009},
 			},
 			Family: IPv4, Protocol: ipvsctl.TCP, Scheduler: "mh", SchedulerFlags: []SchedulerFlag{"mh-port", "mh-fallback"},

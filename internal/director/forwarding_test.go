@@ -36,27 +36,32 @@ func TestForwardingPlan(t *testing.T) {
 	}{
 		{
 			"nat forwards the replies",
-			[]config.Service{service(config.DR, "10.0.0.1"), service(config.NAT, "10.0.0.1")}, config.Sysctl{},
+			[]config.Service{service(config.DR, "10.0.0.1"), service(config.NAT, "10.0.0.1")},
+			config.Sysctl{},
 			append([]string{"net.ipv4.ip_forward=1"}, always...),
 		},
 		{
 			"dr and tun need no forwarding",
-			[]config.Service{service(config.DR, "10.0.0.1"), service(config.TUN, "2001:db8::1")}, config.Sysctl{},
+			[]config.Service{service(config.DR, "10.0.0.1"), service(config.TUN, "2001:db8::1")},
+			config.Sysctl{},
 			always,
 		},
 		{
 			"each family has its own forwarding",
-			[]config.Service{service(config.NAT, "2001:db8::1")}, config.Sysctl{},
+			[]config.Service{service(config.NAT, "2001:db8::1")},
+			config.Sysctl{},
 			append([]string{"net.ipv6.conf.all.forwarding=1"}, always...),
 		},
 		{
 			"full nat, if only of one server, needs tracked connections",
-			[]config.Service{mixed}, config.Sysctl{},
+			[]config.Service{mixed},
+			config.Sysctl{},
 			append(append([]string{"net.ipv4.ip_forward=1"}, always[:3]...), append([]string{"net.ipv4.vs.conntrack=1"}, always[3:]...)...),
 		},
 		{
 			"what the file says counts",
-			[]config.Service{service(config.DR, "10.0.0.1")}, config.Sysctl{ExpireNodestConn: new(0), SyncThreshold: []int{3, 50}},
+			[]config.Service{service(config.DR, "10.0.0.1")},
+			config.Sysctl{ExpireNodestConn: new(0), SyncThreshold: []int{3, 50}},
 			append(append([]string{}, always[:3]...), "net.ipv4.vs.expire_nodest_conn=0", always[4], "net.ipv4.vs.sync_threshold=3 50"),
 		},
 	}
