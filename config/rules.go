@@ -49,6 +49,22 @@ func isInterface(name string) bool {
 	return len(name) <= 15 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r")
 }
 
+// checkName applies the rules about names, and notes in names that o has this one.
+func (b *binder) checkName(o *object, name string, names map[string]*object) {
+	if !o.sound("name") {
+		return
+	}
+	first, taken := names[name]
+	switch {
+	case !goodName().MatchString(name):
+		b.report(o, "name", nameRule)
+	case taken:
+		b.report(o, "name", "already the name of the %s on line %d", o.kind, first.mark.line)
+	default:
+		names[name] = o
+	}
+}
+
 // checkRouters applies the rules about several routers: what is one in the network, or one here, belongs to one of them.
 func (b *binder) checkRouters(routers []vrrp.Config) {
 	type election struct {
@@ -61,17 +77,7 @@ func (b *binder) checkRouters(routers []vrrp.Config) {
 	for i := range routers {
 		r := &routers[i]
 		o := b.objects[r]
-		if o.sound("name") {
-			first, taken := names[r.Name]
-			switch {
-			case !goodName().MatchString(r.Name):
-				b.report(o, "name", nameRule)
-			case taken:
-				b.report(o, "name", "already the name of the router on line %d", first.mark.line)
-			default:
-				names[r.Name] = o
-			}
-		}
+		b.checkName(o, r.Name, names)
 		if o.sound("interface", "vrid", "addresses") {
 			e := election{r.Interface, r.IPv6(), r.VRID}
 			if first, taken := elections[e]; taken {

@@ -29,17 +29,7 @@ func (b *binder) checkServices(c *Config, read func(path string) ([]byte, error)
 		if s.Check != nil {
 			b.readCA(o, s.Check, read)
 		}
-		if o.sound("name") {
-			first, taken := names[s.Name]
-			switch {
-			case !goodName().MatchString(s.Name):
-				b.report(o, "name", nameRule)
-			case taken:
-				b.report(o, "name", "already the name of the service on line %d", first.mark.line)
-			default:
-				names[s.Name] = o
-			}
-		}
+		b.checkName(o, s.Name, names)
 		if o.sound("listen", "fwmark", "family", "protocol") && (!s.Marked() || o.sound("name")) {
 			key := s.Key()
 			first, taken := keys[key]
