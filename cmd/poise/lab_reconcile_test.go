@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -210,5 +211,40 @@ func TestLabMessages(t *testing.T) {
 	expect("stop that removes", map[uint8]int{delService: services})
 	if left := l.Director.IPVS(); len(left) > 0 {
 		t.Errorf("left behind: %+v", left)
+	}
+}
+
+// Every setting that the kernel's IPVS has can stand in the file, with the value that it has already.
+func TestLabEverySysctl(t *testing.T) {
+	l := newLVS(t)
+	names, err := func() (names []string, err error) {
+		err = l.Director.Do(func() error {
+			entries, err := os.ReadDir("/proc/sys/net/ipv4/vs")
+			for _, e := range entries {
+				names = append(names, e.Name())
+			}
+			return err
+		})
+		return names, err
+	}()
+	if err != nil || len(names) < 20 {
+		t.Fatalf("settings %q, error %v", names, err)
+	}
+	config := web + "[ipvs.sysctl]\n"
+	for _, name := range names {
+		value := strings.Join(strings.Fields(l.Director.ReadSysctl("net/ipv4/vs/"+name)), ", ")
+		if strings.Contains(value, ",") {
+			value = "[" + value + "]"
+		}
+		config += name + " = " + value + "\n"
+	}
+	d := startDaemon(t, l.Director, config)
+	if set := d.events("sysctl set", "net.ipv4.vs."); len(set) > 0 {
+		t.Errorf("set although it was so: %q", set)
+	}
+	for _, s := range d.status().Sysctls {
+		if s.Problem != "" || s.Value != s.Want {
+			t.Errorf("%+v", s)
+		}
 	}
 }
