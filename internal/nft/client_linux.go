@@ -1,16 +1,21 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // Client talks to the nftables of the network namespace it was opened in. One goroutine at a time may use it.
 type Client struct {
-	socket *socket
+	library *nftables.Conn
+	socket  *netlink.Conn // the library's own, for what it cannot ask or send
 
 	// have is what was read last, in the kernel's generation seen. Every transaction, of anybody, begins another one; none
 	// is 0.
@@ -26,11 +31,18 @@ type Client struct {
 // Open returns a client for the calling thread's network namespace. Without nftables, or without the right to use it, the
 // error says what to do.
 func Open() (*Client, error) {
-	socket, err := openSocket()
+	c := &Client{}
+	library, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(socket *netlink.Conn) error {
+		c.socket = socket
+		return errors.Join(
+			socket.SetOption(netlink.CapAcknowledge, true), // errors need not repeat the message
+			socket.SetWriteBuffer(maxTransaction),
+		)
+	}))
 	if err != nil {
 		return nil, explainOpen(err)
 	}
-	c := &Client{socket: socket}
+	c.library = library
 	if _, err := c.generation(); err != nil {
 		c.Close()
 		return nil, explainOpen(err)
@@ -38,8 +50,27 @@ func Open() (*Client, error) {
 	return c, nil
 }
 
+// maxTransaction bounds what is sent at once: some 100 bytes an element. No memory is set aside for it.
+const maxTransaction = 64 << 20
+
 // Close closes the socket. The kernel keeps the table.
-func (c *Client) Close() { c.socket.close() }
+func (c *Client) Close() { c.library.CloseLasting() }
+
+// begin makes the socket ready for a question. What is left of the answer to an earlier one that failed would be taken for
+// this one's. The kernel answers before it lets go of who asks: the deadline is for the day when it does not.
+func (c *Client) begin() error {
+	raw, err := c.socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = raw.Control(func(fd uintptr) {
+		var first [1]byte
+		for err := error(nil); err != unix.EAGAIN; {
+			_, _, err = unix.Recvfrom(int(fd), first[:], unix.MSG_DONTWAIT)
+		}
+	})
+	return errors.Join(err, c.socket.SetDeadline(time.Now().Add(10*time.Second)))
+}
 
 // Replace makes the kernel's table what r wants in one transaction: packets meet the old table or the new one. After an
 // error the old one is still there.
@@ -47,10 +78,26 @@ func (c *Client) Replace(r Rules) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	if err := c.socket.transact(tableOf(r).replacement()); err != nil {
+	batch, err := tableOf(r).replacement()
+	if err == nil {
+		err = c.transact(batch)
+	}
+	if err != nil {
 		return fmt.Errorf("nftables: %w", explain(err))
 	}
 	return nil
+}
+
+// transact has all messages carried out, or none. The kernel reports the last, or else the first that it refuses.
+func (c *Client) transact(batch []netlink.Message) error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	if _, err := c.socket.SendMessages(batch); err != nil {
+		return err
+	}
+	_, err := c.socket.Receive()
+	return err
 }
 
 // Differences says in what the kernel's table is not what r wants, each in a few words; nothing means that it is. As long
@@ -68,6 +115,9 @@ func (c *Client) Differences(r Rules) ([]string, error) {
 // look reads the table unless it is known. Reading takes several questions, between which others may change it: what was
 // read is true only if all of it is of one generation.
 func (c *Client) look() error {
+	if err := c.begin(); err != nil {
+		return err
+	}
 	before, err := c.generation()
 	if err != nil || before == c.seen {
 		return err
@@ -75,9 +125,9 @@ func (c *Client) look() error {
 	for range 10 {
 		// A transaction counts the generation up a little before what it does is seen, or, in newer kernels, a little
 		// after. So none may be in between when reading begins, nor when the number is asked again.
-		err := c.socket.settle()
+		err := c.settle()
 		have, problem := c.read()
-		err = errors.Join(err, c.socket.settle())
+		err = errors.Join(err, c.settle())
 		after, genErr := c.generation()
 		switch {
 		case err != nil || genErr != nil:
@@ -93,37 +143,101 @@ func (c *Client) look() error {
 	return errors.New("changes faster than it can be read")
 }
 
+// settle waits for the end of a transaction that is under way: an empty one has to wait for its turn, and changes nothing.
+func (c *Client) settle() error {
+	bound := func(kind netlink.HeaderType) netlink.Message {
+		m := message(0, 0, unix.AF_UNSPEC, nil)
+		m.Header.Type = kind
+		binary.BigEndian.PutUint16(m.Data[2:], unix.NFNL_SUBSYS_NFTABLES)
+		return m
+	}
+	_, err := c.socket.SendMessages([]netlink.Message{bound(unix.NFNL_MSG_BATCH_BEGIN), bound(unix.NFNL_MSG_BATCH_END)})
+	return err
+}
+
 func (c *Client) generation() (id uint32, err error) {
-	err = c.socket.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(b []byte) error {
-		a, err := decode(b)
-		id = a.number(unix.NFTA_GEN_ID)
-		return err
-	})
+	answer, err := c.socket.Execute(message(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil))
+	for _, m := range answer {
+		ad, err := decoder(m)
+		if err != nil {
+			return 0, err
+		}
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_GEN_ID {
+				id = ad.Uint32()
+			}
+		}
+		if ad.Err() != nil {
+			return 0, ad.Err()
+		}
+	}
 	return id, err
 }
 
+// read asks for everything that is in our table.
 func (c *Client) read() (*table, error) {
-	t := &table{sets: make(map[string]set), chains: make(map[string]chain)}
-	ask := func(kind, flags uint16, body []byte, take func([]byte) error) error {
-		return c.socket.ask(kind, flags, unix.NFPROTO_INET, body, take)
-	}
-	err := ask(unix.NFT_MSG_GETTABLE, 0, appendText(nil, unix.NFTA_TABLE_NAME, tableName), t.readFlags)
+	inet, err := c.library.ListTableOfFamily(tableName, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(
-		ask(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nil, t.readChain),
-		ask(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, appendText(nil, unix.NFTA_RULE_TABLE, tableName), t.readRule),
-		ask(unix.NFT_MSG_GETSET, unix.NLM_F_DUMP, appendText(nil, unix.NFTA_SET_TABLE, tableName), t.readSet),
-	)
-	for name := range t.sets {
-		of := appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, tableName), unix.NFTA_SET_ELEM_LIST_SET, name)
-		err = errors.Join(err, ask(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, of, t.readElements))
+	t := &table{flagged: inet.Flags != 0, sets: make(map[string]set), chains: make(map[string]chain)}
+	// What somebody else has put there may be of a kind that the library does not know: a difference, and no error, so that
+	// it is put right.
+	t.unread = c.readSets(t, inet)
+	return t, errors.Join(c.readChains(t), c.readRules(t))
+}
+
+func (c *Client) readSets(t *table, inet *nftables.Table) error {
+	kinds, err := c.library.GetSets(inet)
+	if err != nil {
+		return err
 	}
-	return t, err
+	for _, kind := range kinds {
+		elements, err := c.library.GetSetElements(kind)
+		if err != nil {
+			return fmt.Errorf("%s: %w", kind.Name, err)
+		}
+		s := set{kind: *kind, elements: make(map[element]struct{})}
+		s.kind.Table, s.kind.Name, s.kind.Size = nil, "", 0
+		for _, e := range elements {
+			last := e.KeyEnd
+			if last == nil {
+				last = e.Key
+			}
+			s.elements[element{string(e.Key), string(last), string(e.Val)}] = struct{}{}
+		}
+		t.sets[kind.Name] = s
+	}
+	return nil
+}
+
+func (c *Client) readChains(t *table) error {
+	chains, err := c.library.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	for _, l := range chains {
+		if l.Table.Name != tableName {
+			continue
+		}
+		kind := chainKind{name: l.Type}
+		if l.Hooknum != nil && l.Priority != nil {
+			kind.hook, kind.priority = *l.Hooknum, *l.Priority
+		}
+		if l.Policy != nil {
+			kind.policy = *l.Policy
+		}
+		t.chains[l.Name] = chain{kind: kind}
+	}
+	return err
+}
+
+func (c *Client) readRules(t *table) error {
+	rules, err := c.socket.Execute(message(unix.NFT_MSG_GETRULE, netlink.Dump, unix.NFPROTO_INET, attribute(unix.NFTA_RULE_TABLE, []byte(tableName+"\x00"))))
+	for _, m := range rules {
+		err = errors.Join(err, t.readRule(m))
+	}
+	return err
 }
 
 // explainOpen adds what is wrong when not even a question is answered.

@@ -7,27 +7,23 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
 // table is what nftables holds under our name, as wanted or as read; nil where there is no such table.
 type table struct {
-	flags  uint32 // dormant, for example: we want none
-	sets   map[string]set
-	chains map[string]chain
+	flagged bool // dormant, for example: we want no flags
+	sets    map[string]set
+	chains  map[string]chain
+	unread  error // why the sets could not be read
 }
 
 // set is a set or a map.
 type set struct {
-	kind     setKind
-	fields   []uint32 // bytes of each field of a key, which the kernel must know to search ranges; not read
+	kind     nftables.Set // without table, name and numbers
 	elements map[element]struct{}
-}
-
-type setKind struct {
-	flags             uint32
-	keyType, keyBytes uint32 // the type is for nft(8) to print keys by
-	dataType          uint32
 }
 
 // element has the bytes that are sent. Last differs from first only in a set of ranges; data is a map's.
@@ -39,53 +35,23 @@ type chain struct {
 }
 
 type chainKind struct {
-	name     string // filter, route or nat
-	hook     uint32
-	priority int32
-	policy   uint32
+	name     nftables.ChainType
+	hook     nftables.ChainHook
+	priority nftables.ChainPriority
+	policy   nftables.ChainPolicy
 }
 
-// rule is a small program: expressions are run in order until one does not match.
-type rule []expression
-
-// expression is one by its name and attributes (include/uapi/linux/netfilter/nf_tables.h).
-type expression struct {
-	name  string
-	attrs map[uint16]string
-}
-
-// same compares what was written with what was read: which zeros are mentioned may differ.
-func (e expression) same(o expression) bool {
-	return e.name == o.name && maps.Equal(withoutZeros(e.attrs), withoutZeros(o.attrs))
-}
-
-func withoutZeros(attrs map[uint16]string) map[uint16]string {
-	attrs = maps.Clone(attrs)
-	maps.DeleteFunc(attrs, func(_ uint16, v string) bool { return v == string(make([]byte, len(v))) })
-	return attrs
-}
-
-// field is a part of a key: its data type in nft(8) (its include/datatype.h), its bytes, and how it gets from a packet
-// into a register.
+// field is a part of a key: its type, and how it gets from a packet into a register.
 type field struct {
-	kind, bytes uint32
-	load        func(register uint32) expression
+	kind nftables.SetDatatype
+	load func(register uint32) []byte
 }
-
-// The data types that keys are made of, and the mark's.
-const (
-	typeIPv4    = 7
-	typeIPv6    = 8
-	typeProto   = 12
-	typeService = 13
-	typeMark    = 19
-)
 
 var (
-	protocol = field{typeProto, 1, meta(unix.NFT_META_L4PROTO)}
-	port     = field{typeService, 2, payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)}
-	portOnce = field{typeService, 2, original(unix.NFT_CT_PROTO_DST)}
-	mark     = field{typeMark, 4, meta(unix.NFT_META_MARK)}
+	protocol = field{nftables.TypeInetProto, meta(expr.MetaKeyL4PROTO)}
+	port     = field{nftables.TypeInetService, payload(expr.PayloadBaseTransportHeader, 2, 2)}
+	portOnce = field{nftables.TypeInetService, original(unix.NFT_CT_PROTO_DST)}
+	mark     = field{nftables.TypeMark, meta(expr.MetaKeyMARK)}
 )
 
 // family is what IPv4 and IPv6 differ in. A packet's address is where it goes now; addrOnce and portOnce are where its
@@ -99,28 +65,26 @@ type family struct {
 var families = []family{
 	{
 		"ipv4", unix.NFPROTO_IPV4,
-		field{typeIPv4, 4, payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4)},
-		field{typeIPv4, 4, original(unix.NFT_CT_DST_IP)},
+		field{nftables.TypeIPAddr, payload(expr.PayloadBaseNetworkHeader, 16, 4)},
+		field{nftables.TypeIPAddr, original(unix.NFT_CT_DST_IP)},
 	},
 	{
 		"ipv6", unix.NFPROTO_IPV6,
-		field{typeIPv6, 16, payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 24, 16)},
-		field{typeIPv6, 16, original(unix.NFT_CT_DST_IP6)},
+		field{nftables.TypeIP6Addr, payload(expr.PayloadBaseNetworkHeader, 24, 16)},
+		field{nftables.TypeIP6Addr, original(unix.NFT_CT_DST_IP6)},
 	},
 }
 
 // has reports whether an address is one of the family.
 func (f family) has(a netip.Addr) bool { return a.Is4() == (f.number == unix.NFPROTO_IPV4) }
 
-const accept = 1 // NF_ACCEPT
-
 // chainKinds are our chains, at the priorities that nft(8) calls mangle and srcnat. Output is for the director's own
 // connections: they are routed again when they get a mark. Postrouting makes the kernel track all connections, which
 // costs, so it is only there where it is needed.
 var chainKinds = map[string]chainKind{
-	"prerouting":  {"filter", unix.NF_INET_PRE_ROUTING, -150, accept},
-	"output":      {"route", unix.NF_INET_LOCAL_OUT, -150, accept},
-	"postrouting": {"nat", unix.NF_INET_POST_ROUTING, 100, accept},
+	"prerouting":  {nftables.ChainTypeFilter, *nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle, nftables.ChainPolicyAccept},
+	"output":      {nftables.ChainTypeRoute, *nftables.ChainHookOutput, *nftables.ChainPriorityMangle, nftables.ChainPolicyAccept},
+	"postrouting": {nftables.ChainTypeNAT, *nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainPolicyAccept},
 }
 
 // tableOf is the table that does what r wants, with nothing in it that has nothing to do.
@@ -140,8 +104,7 @@ func tableOf(r Rules) *table {
 
 func (t *table) addMarks(f family, marks map[Flow]uint32) {
 	key := []field{f.addr, protocol, port}
-	s := newSet(unix.NFT_SET_MAP|unix.NFT_SET_INTERVAL, key...)
-	s.kind.dataType = typeMark
+	s := newSet(nftables.Set{IsMap: true, DataType: nftables.TypeMark, Interval: true}, key...)
 	for flow, mark := range marks {
 		if f.has(flow.Addr) {
 			first := words(flow.Addr.AsSlice(), []byte{flow.Protocol}, portBytes(flow.First))
@@ -164,7 +127,7 @@ func (t *table) addMarks(f family, marks map[Flow]uint32) {
 // a set of ranges takes Linux 6.1 time with the square of its size: more than a second for ten thousand.
 func (t *table) addMasquerades(f family, masquerades []masquerade) {
 	key := []field{protocol, f.addrOnce, portOnce, f.addr, port}
-	single, ranges := newSet(0, key...), newSet(unix.NFT_SET_INTERVAL, key...)
+	single, ranges := newSet(nftables.Set{}, key...), newSet(nftables.Set{Interval: true}, key...)
 	for _, m := range masquerades {
 		if !f.has(m.server) {
 			continue
@@ -190,14 +153,14 @@ func (t *table) addMasqueradeRule(f family, name string, s set, key []field) {
 	t.sets[name] = s
 	r := append(t.havePorts(), f.only()...)
 	r = append(r, loadKey(key)...)
-	t.addRule("postrouting", append(r, lookup(name), expression{name: "masq"}))
+	t.addRule("postrouting", append(r, lookup(name), encode(&expr.Masq{})))
 }
 
 // addMarked goes by marks. A packet in a tunnel has the mark of the packet inside and goes to the server; but it came
 // into being on its way there, so that its connection was to the server from the beginning.
 func (t *table) addMarked(f family, masquerades map[Masquerade]struct{}) {
 	now, once := []field{mark, f.addr}, []field{mark, f.addrOnce}
-	anyPort, onePort := newSet(0, now...), newSet(0, append(now, port)...)
+	anyPort, onePort := newSet(nftables.Set{}, now...), newSet(nftables.Set{}, append(now, port)...)
 	for m := range masquerades {
 		if m.Mark == 0 || !f.has(m.Server.Addr()) {
 			continue
@@ -221,13 +184,13 @@ func (t *table) addMarkedRule(f family, name string, s set, now, once []field) {
 	r := append(f.only(), loadKey(once)...)
 	r = append(r, lookupNot(name))
 	r = append(r, loadKey(now)...)
-	t.addRule("postrouting", append(r, lookup(name), expression{name: "masq"}))
+	t.addRule("postrouting", append(r, lookup(name), encode(&expr.Masq{})))
 }
 
 // havePorts matches the protocols with ports, once more than the key behind it: only from this nft(8) before 1.0.8 knows
 // that conntrack's original port is one, and can load again what it lists.
 func (t *table) havePorts() rule {
-	s := newSet(unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT, protocol)
+	s := newSet(nftables.Set{Anonymous: true, Constant: true}, protocol)
 	for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
 		s.elements[element{first: words([]byte{p}), last: words([]byte{p})}] = struct{}{}
 	}
@@ -248,24 +211,18 @@ func (t *table) addRule(chainName string, r rule) {
 	t.chains[chainName] = c
 }
 
-func newSet(flags uint32, key ...field) set {
-	s := set{kind: setKind{flags: flags}, elements: make(map[element]struct{})}
-	if flags&unix.NFT_SET_INTERVAL != 0 {
-		s.kind.flags |= setConcat
+func newSet(kind nftables.Set, key ...field) set {
+	kind.Concatenation = kind.Interval // the kernel must know the lengths of fields to search ranges
+	kind.KeyType = key[0].kind
+	if len(key) > 1 {
+		var kinds []nftables.SetDatatype
+		for _, f := range key {
+			kinds = append(kinds, f.kind)
+		}
+		kind.KeyType = nftables.MustConcatSetType(kinds...)
 	}
-	for _, f := range key {
-		s.fields = append(s.fields, f.bytes)
-		s.kind.keyType = s.kind.keyType<<6 | f.kind // as nft(8) packs the types of a concatenation
-		s.kind.keyBytes += (f.bytes + 3) &^ 3
-	}
-	if len(key) == 1 {
-		s.kind.keyBytes = key[0].bytes
-	}
-	return s
+	return set{kind: kind, elements: make(map[element]struct{})}
 }
-
-// setConcat says that the kernel is told the lengths of fields: it needs them to search ranges (NFT_SET_CONCAT).
-const setConcat = 0x80
 
 // loadKey puts the fields of a key beside each other into registers, each filled up to whole ones.
 func loadKey(key []field) rule {
@@ -273,7 +230,7 @@ func loadKey(key []field) rule {
 	word := uint32(0)
 	for _, f := range key {
 		r = append(r, f.load(register(word)))
-		word += (f.bytes + 3) / 4
+		word += (f.kind.Bytes + 3) / 4
 	}
 	return r
 }
@@ -306,62 +263,36 @@ func register(n uint32) uint32 {
 
 // only matches packets of the family.
 func (f family) only() rule {
-	return rule{meta(unix.NFT_META_NFPROTO)(register(0)), {"cmp", map[uint16]string{
-		unix.NFTA_CMP_SREG: be32(register(0)),
-		unix.NFTA_CMP_OP:   be32(unix.NFT_CMP_EQ),
-		unix.NFTA_CMP_DATA: string(appendAttr(nil, unix.NFTA_DATA_VALUE, []byte{f.number})),
-	}}}
+	return rule{
+		meta(expr.MetaKeyNFPROTO)(register(0)),
+		encode(&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{f.number}}),
+	}
 }
 
-func meta(key uint32) func(register uint32) expression {
-	return func(register uint32) expression {
-		return expression{"meta", map[uint16]string{unix.NFTA_META_KEY: be32(key), unix.NFTA_META_DREG: be32(register)}}
-	}
+func meta(key expr.MetaKey) func(register uint32) []byte {
+	return func(register uint32) []byte { return encode(&expr.Meta{Key: key, Register: register}) }
 }
 
 // setMark gives the packet the mark that lookupInto found.
-var setMark = expression{"meta", map[uint16]string{
-	unix.NFTA_META_KEY:  be32(unix.NFT_META_MARK),
-	unix.NFTA_META_SREG: be32(register(0)),
-}}
+var setMark = encode(&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register(0)})
 
-func payload(header, offset, bytes uint32) func(register uint32) expression {
-	return func(register uint32) expression {
-		return expression{"payload", map[uint16]string{
-			unix.NFTA_PAYLOAD_BASE:   be32(header),
-			unix.NFTA_PAYLOAD_OFFSET: be32(offset),
-			unix.NFTA_PAYLOAD_LEN:    be32(bytes),
-			unix.NFTA_PAYLOAD_DREG:   be32(register),
-		}}
-	}
-}
-
-// original loads what conntrack knows of the direction in which the connection came.
-func original(key uint32) func(register uint32) expression {
-	return func(register uint32) expression {
-		return expression{"ct", map[uint16]string{
-			unix.NFTA_CT_KEY:       be32(key),
-			unix.NFTA_CT_DIRECTION: "\x00", // IP_CT_DIR_ORIGINAL
-			unix.NFTA_CT_DREG:      be32(register),
-		}}
+func payload(base expr.PayloadBase, offset, bytes uint32) func(register uint32) []byte {
+	return func(register uint32) []byte {
+		return encode(&expr.Payload{DestRegister: register, Base: base, Offset: offset, Len: bytes})
 	}
 }
 
 // lookup matches what is in the set, lookupNot what is not, lookupInto what is in the map and loads its data.
-func lookup(set string) expression {
-	return expression{"lookup", map[uint16]string{unix.NFTA_LOOKUP_SET: set + "\x00", unix.NFTA_LOOKUP_SREG: be32(register(0))}}
+func lookup(set string) []byte {
+	return encode(&expr.Lookup{SetName: set, SourceRegister: register(0)})
 }
 
-func lookupNot(set string) expression {
-	e := lookup(set)
-	e.attrs[unix.NFTA_LOOKUP_FLAGS] = be32(unix.NFT_LOOKUP_F_INV)
-	return e
+func lookupNot(set string) []byte {
+	return encode(&expr.Lookup{SetName: set, SourceRegister: register(0), Invert: true})
 }
 
-func lookupInto(set string) expression {
-	e := lookup(set)
-	e.attrs[unix.NFTA_LOOKUP_DREG] = be32(register(0))
-	return e
+func lookupInto(set string) []byte {
+	return encode(&expr.Lookup{SetName: set, SourceRegister: register(0), IsDestRegSet: true, DestRegister: register(0)})
 }
 
 // differences says in what the kernel's table is not as wanted. Nothing means that it is.
@@ -373,17 +304,19 @@ func (want *table) differences(have *table) []string {
 		return []string{"table inet poise is there"}
 	case have == nil:
 		return []string{"table inet poise is gone"}
+	case have.unread != nil:
+		return []string{"table inet poise has sets of an unknown kind: " + have.unread.Error()}
 	}
 	var found []string
 	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
-	if have.flags != want.flags {
-		say("table inet poise has flags %#x (1 is dormant)", have.flags)
+	if have.flagged {
+		say("table inet poise is dormant or has another flag")
 	}
 	for _, name := range names(want.sets, have.sets) {
 		w, wanted := want.sets[name]
 		h, exists := have.sets[name]
 		switch {
-		case exists != wanted && (h.kind.flags|w.kind.flags)&unix.NFT_SET_ANONYMOUS != 0:
+		case exists != wanted && (h.kind.Anonymous || w.kind.Anonymous):
 			// It went or came with its rule, of which more is said below.
 		case !exists:
 			say("%s is gone", name)
@@ -417,8 +350,6 @@ func (want *table) differences(have *table) []string {
 	}
 	return found
 }
-
-func (r rule) same(o rule) bool { return slices.EqualFunc(r, o, expression.same) }
 
 // lacking counts the elements of b that are not in a.
 func lacking(a, b map[element]struct{}) int {

@@ -3,41 +3,29 @@ package nft
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Watcher tells when it is time to look at Differences again.
+// Watcher tells when it is time to look at Differences again. It is not the library's Monitor, which takes apart what
+// changed, of all tables, though we ask only whether something did; and which ends when there is more than its queue holds.
 type Watcher struct {
-	socket  *os.File
+	socket  *netlink.Conn
 	changes chan struct{}
 	done    chan struct{}
 }
 
 // Watch starts to watch the nftables of the calling thread's network namespace, all tables.
 func Watch() (*Watcher, error) {
-	socket, err := subscribe()
+	socket, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
 	if err != nil {
 		return nil, fmt.Errorf("nftables: subscribe to changes: %w", err)
 	}
 	w := &Watcher{socket, make(chan struct{}, 1), make(chan struct{})}
 	go w.run()
 	return w, nil
-}
-
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "netlink") // reads through the runtime's poller, and so Close ends a Read
-	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // Changes receives something after every change since the last receive, once for many; our own are among them. What
@@ -52,10 +40,9 @@ func (w *Watcher) Close() {
 
 func (w *Watcher) run() {
 	defer close(w.done)
-	var first [1]byte // the kernel cuts the rest off: who is told of a change looks for himself
 	for {
-		_, err := w.socket.Read(first[:])
-		if errors.Is(err, os.ErrClosed) {
+		_, err := w.socket.Receive()
+		if errors.Is(err, unix.EBADF) { // closed
 			return
 		}
 		select {
