@@ -114,6 +114,22 @@ func (s Service) Key() ipvsctl.ServiceKey {
 	return ipvsctl.ServiceKey{Protocol: s.Protocol, Addr: netip.AddrPortFrom(s.Listen[0].Addr, s.Listen[0].First)}
 }
 
+// SameService reports whether both are for the same packets, whatever they are called.
+func (s Service) SameService(o Service) bool {
+	if s.Fwmark != 0 || o.Fwmark != 0 {
+		return s.Fwmark == o.Fwmark && s.Family == o.Family
+	}
+	return s.Protocol == o.Protocol && slices.Equal(s.Listen, o.Listen)
+}
+
+// UsesFullNAT reports whether some server gets requests from the director's own address.
+func (c *Config) UsesFullNAT() bool {
+	return slices.ContainsFunc(c.Services, func(s Service) bool {
+		return s.SorryServer.IsValid() && s.Forward == FullNAT ||
+			slices.ContainsFunc(s.Servers, func(srv Server) bool { return srv.Forward == FullNAT })
+	})
+}
+
 // Marked reports whether poise gives the service's packets a firewall mark.
 func (s Service) Marked() bool {
 	return len(s.Listen) > 1 || len(s.Listen) == 1 && s.Listen[0].First != s.Listen[0].Last

@@ -78,10 +78,10 @@ type Sysctl struct {
 	Conntrack *int `toml:"conntrack" range:"0..1"`
 	// DebugLevel has the kernel log what it does, where it was built for that.
 	DebugLevel *int `toml:"debug_level" range:"0..255"`
-	// DropEntry drops connections that wait for an answer when memory is short: 0 never, 1 automatically, 2 and 3 as 1
-	// that has begun, and always.
+	// DropEntry drops connections that wait for an answer: 0 never, 1 while memory is short, 3 always. 2 is what the
+	// kernel makes of 1 then.
 	DropEntry *int `toml:"drop_entry" range:"0..3"`
-	// DropPacket drops packets when memory is short, with modes as drop_entry.
+	// DropPacket drops packets, with modes as drop_entry.
 	DropPacket *int `toml:"drop_packet" range:"0..3"`
 	// EstCpulist are the processors that sum up counters, such as "0-3,7". Since Linux 6.2.
 	EstCpulist string `toml:"est_cpulist"`
@@ -94,9 +94,9 @@ type Sysctl struct {
 	// IgnoreTunneled leaves tunnelled packets alone: for a TUN server that is itself a director.
 	IgnoreTunneled *int `toml:"ignore_tunneled" range:"0..1"`
 	// LblcExpiration is how long, in seconds, the scheduler lblc remembers a destination.
-	LblcExpiration *int `toml:"lblc_expiration" range:"0..2147483647"`
+	LblcExpiration *int `toml:"lblc_expiration" range:"0..2147483"`
 	// LblcrExpiration is the same for lblcr.
-	LblcrExpiration *int `toml:"lblcr_expiration" range:"0..2147483647"`
+	LblcrExpiration *int `toml:"lblcr_expiration" range:"0..2147483"`
 	// NatIcmpSend tells a server by ICMP when its connection is unknown here.
 	NatIcmpSend *int `toml:"nat_icmp_send" range:"0..1"`
 	// PmtuDisc has packets that are too large for a tunnel refused by ICMP instead of cut in pieces.
@@ -116,11 +116,12 @@ type Sysctl struct {
 	// SyncPersistMode has only what persistence needs synchronised.
 	SyncPersistMode *int `toml:"sync_persist_mode" range:"0..1"`
 	// SyncPorts is over how many UDP ports, and threads, synchronisation spreads: a power of two, the same on all directors.
+	// A daemon that runs goes on with what it was started with.
 	SyncPorts *int `toml:"sync_ports" range:"1..64"`
 	// SyncQlenMax is how many messages may wait to be sent.
 	SyncQlenMax *int `toml:"sync_qlen_max" range:"1..2147483647"`
 	// SyncRefreshPeriod is how old, in seconds, what was said of a connection may get; 0 is up to sync_threshold.
-	SyncRefreshPeriod *int `toml:"sync_refresh_period" range:"0..2147483647"`
+	SyncRefreshPeriod *int `toml:"sync_refresh_period" range:"0..2147483"`
 	// SyncRetries is how often a new connection is told again, in eighths of sync_refresh_period.
 	SyncRetries *int `toml:"sync_retries" range:"0..3"`
 	// SyncSockSize is the socket's buffer in bytes; 0 is the system's default.

@@ -142,10 +142,14 @@ func decodeInParts(text string, root *mark, least int) map[string]any {
 	}
 	parts := make([]map[string]any, n)
 	var decoding sync.WaitGroup
+	defer decoding.Wait()
 	for i := range n {
 		begin, end := 0, len(text)
 		if i > 0 {
 			begin = services[len(services)*i/n].pos
+			if line := text[strings.LastIndexByte(text[:begin], '\n')+1 : begin]; strings.TrimLeft(line, " \t") != "" {
+				return nil // what stands before a header on its line is a mistake
+			}
 		}
 		if i < n-1 {
 			end = services[len(services)*(i+1)/n].pos

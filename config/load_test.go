@@ -123,7 +123,7 @@ func TestEveryKey(t *testing.T) {
 					Address: netip.MustParseAddr("192.0.2.22"), Forward: TUN,
 					Tunnel: &ipvsctl.Tunnel{Type: ipvsctl.GRE, Checksum: ipvsctl.FullChecksum},
 				},
-				{Address: netip.MustParseAddr("192.0.2.23"), Port: 8080, Weight: 1, Forward: FullNAT},
+				{Address: netip.MustParseAddr("192.0.2.23"), Weight: 1, Forward: FullNAT},
 			},
 		}, {
 			Name: "sip", Listen: []Listen{{netip.MustParseAddr("2001:db8::10"), 5060, 5060}}, Family: IPv4,
@@ -482,6 +482,7 @@ func TestDecodeInParts(t *testing.T) {
 		{"a list of the same name", "service = []\n" + services, false},
 		{"a mistake in the last part", services + "x = \n", false},
 		{"a mistake in the first one", "x = \n" + services, false},
+		{"a header behind something", services + "x = 1 " + services, false},
 		{"a header in a string", services + "name = \"\"\"\n[[service]]\n\"\"\"\n", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

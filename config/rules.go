@@ -118,12 +118,12 @@ func (b *binder) checkIPVS(file *object, c *Config) {
 	if n := sysctl.SyncThreshold; n != nil && (len(n) != 2 || n[1] != 0 && n[0] >= n[1]) {
 		b.report(file, "ipvs.sysctl.sync_threshold", "not two numbers such as [3, 50], the first below the second")
 	}
-	if n := sysctl.Conntrack; n != nil && *n == 0 {
-		for _, s := range c.Services {
-			if slices.ContainsFunc(s.Servers, func(srv Server) bool { return srv.Forward == FullNAT }) {
-				b.report(file, "ipvs.sysctl.conntrack", "service %q forwards by fullnat, which needs 1", s.Name)
-				break
-			}
+	if n := sysctl.Conntrack; n != nil && *n == 0 && c.UsesFullNAT() {
+		b.report(file, "ipvs.sysctl.conntrack", "fullnat needs 1")
+	}
+	for key, n := range map[string]*int{"drop_entry": sysctl.DropEntry, "drop_packet": sysctl.DropPacket, "secure_tcp": sysctl.SecureTCP} {
+		if n != nil && *n == 2 {
+			b.report(file, "ipvs.sysctl."+key, "the kernel makes 2 of 1 by itself, and back")
 		}
 	}
 	if sync := c.IPVS.Sync; sync != nil {
@@ -135,7 +135,7 @@ func (b *binder) checkSync(file *object, sync *Sync, c *Config) {
 	if file.sound("ipvs.sync.interface") && !isInterface(sync.Interface) {
 		b.report(file, "ipvs.sync.interface", notInterface)
 	}
-	if sync.Group.IsValid() && !sync.Group.IsMulticast() {
+	if g := sync.Group; g.IsValid() && (!g.IsMulticast() || g.Is4In6() || g.Zone() != "") {
 		b.report(file, "ipvs.sync.group", "not a multicast address")
 	}
 	i := slices.IndexFunc(c.Routers, func(r vrrp.Config) bool { return r.Name == sync.Router })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -154,6 +155,11 @@ func (b *binder) checkScheduling(o *object, s *Service) {
 			b.report(o, "persistence_engine", "has no meaning without persistence")
 		case len(s.PersistenceEngine) > 15: // IP_VS_PENAME_MAXLEN in include/uapi/linux/ip_vs.h, and a NUL
 			b.report(o, "persistence_engine", "longer than 15 letters")
+		case strings.ContainsAny(s.PersistenceEngine, "/. \t\n"): // it becomes the name of a module
+			b.report(o, "persistence_engine", "not the name of an engine")
+		case s.PersistenceEngine == "sip" && s.Fwmark == 0 && s.Protocol != ipvsctl.UDP && o.sound("protocol"):
+			// ip_vs_sip_fill_param refuses others, and then their packets are dropped.
+			b.report(o, "persistence_engine", `needs protocol = "udp"`)
 		}
 	}
 }
@@ -235,14 +241,16 @@ func (b *binder) checkServers(o *object, s *Service) {
 			}
 		}
 	}
-	if hasTunnel && !tunnelled && o.sound("forward", "tunnel", "server") {
+	if hasTunnel && !tunnelled && s.Forward != TUN && o.sound("forward", "tunnel", "server") {
 		b.report(o, "tunnel", `has no meaning with forward = %q`, s.Forward)
 	}
-	if s.Check != nil && s.Check.Port == 0 && known && s.Fwmark != 0 && o.sound("check.port") {
-		b.report(o, "check.port", "required with fwmark")
-	}
-	if s.Check != nil && s.Check.Port == 0 && known && s.Fwmark == 0 && s.Listen[0].First == 0 && o.sound("check.port") {
-		b.report(o, "check.port", "required where all ports are balanced")
+	noPort := slices.ContainsFunc(s.Servers, func(srv Server) bool { return srv.Port == 0 })
+	if s.Check != nil && s.Check.Port == 0 && known && noPort && o.sound("check.port") {
+		if s.Fwmark != 0 {
+			b.report(o, "check.port", "required with fwmark")
+		} else if s.Listen[0].First == 0 {
+			b.report(o, "check.port", "required where all ports are balanced")
+		}
 	}
 
 	sorry := s.SorryServer
@@ -257,7 +265,7 @@ func (b *binder) checkServers(o *object, s *Service) {
 	case !known || !o.sound("forward"):
 	case sorry.Addr().Is6() != s.IsIPv6() && s.Forward != TUN:
 		b.report(o, "sorry_server", otherFamily)
-	case s.Forward.Method().KeepsPort() && sorry.Port() != s.port():
+	case sorry.Port() != s.port() && b.keepsPort(o, s, s.Forward):
 		b.report(o, "sorry_server", "%s", keepsPort(s.Forward, s.port()))
 	case sorry.Port() == 0 && s.port() != 0:
 		b.report(o, "sorry_server", "port 0 is outside 1..65535")
@@ -268,12 +276,21 @@ func (b *binder) checkServers(o *object, s *Service) {
 
 const otherFamily = `not of the service's family, which only forward = "tun" can bridge`
 
-// keepsPort is the rule about a server's port where packets arrive with that of the service.
+// keepsPort reports whether packets arrive with the port that they were sent to. A client that stays with its server from
+// one port to another keeps it too: ip_vs_sched_persist looks at a server's port only where the service has the same one.
+func (b *binder) keepsPort(o *object, s *Service, forward Forward) bool {
+	return forward.Method().KeepsPort() || s.port() == 0 && s.Persistence != 0 && o.sound("persistence")
+}
+
+// keepsPort is the rule about a server's port then.
 func keepsPort(forward Forward, port uint16) string {
-	if port == 0 {
-		return fmt.Sprintf("with forward = %q packets keep the port that the client asked for", forward)
+	switch {
+	case port != 0:
+		return fmt.Sprintf("with forward = %q packets keep the service's port %d", forward, port)
+	case !forward.Method().KeepsPort():
+		return "with persistence packets keep the port that the client asked for: none, or 0"
 	}
-	return fmt.Sprintf("with forward = %q packets keep the service's port %d", forward, port)
+	return fmt.Sprintf("with forward = %q packets keep the port that the client asked for: none, or 0", forward)
 }
 
 // checkServer applies the rules about srv, which is so in the file, within its service.
@@ -287,7 +304,7 @@ func (b *binder) checkServer(so, o *object, s *Service, srv *Server) {
 			b.report(so, "address", otherFamily)
 		}
 	}
-	if known && forward && so.sound("port") && srv.Forward.Method().KeepsPort() && srv.Port != s.port() {
+	if known && forward && so.sound("port") && srv.Port != s.port() && b.keepsPort(o, s, srv.Forward) {
 		b.report(so, "port", "%s", keepsPort(srv.Forward, s.port()))
 	}
 	if _, has := so.mark.at("tunnel"); has && forward && srv.Forward != TUN {

@@ -144,7 +144,7 @@ func (c *Client) applyBatch(ctx context.Context, ops []Op, errs []error) {
 // findOut reads which changes of a batch were made whose answers are lost.
 func (c *Client) findOut(ctx context.Context, ops []Op, errs []error, lost error) {
 	c.socket.drain()
-	table := make(Table)
+	table, unread := make(Table), make(map[ServiceKey]bool)
 	for key := range services(ops) {
 		s := Service{Destinations: make(map[netip.AddrPort]Destination)}
 		err := c.ask(ctx, 0, cmdGetService, appendService(nil, key, nil), func(b []byte) (err error) {
@@ -158,13 +158,13 @@ func (c *Client) findOut(ctx context.Context, ops []Op, errs []error, lost error
 			err = c.readDestinations(ctx, key, s.Destinations, make(map[netip.AddrPort]DestinationStats))
 		}
 		if err != nil {
+			unread[key] = true
 			lost = errors.Join(lost, err)
-			break
 		}
 		table[key] = s
 	}
 	for i, op := range ops {
-		if errs[i] == nil && !op.doneIn(table) {
+		if errs[i] == nil && (unread[op.Service] || !op.doneIn(table)) {
 			errs[i] = fmt.Errorf("%v: %w", op, explain(lost))
 		}
 	}
@@ -248,7 +248,11 @@ func explainOp(op Op, err error) error {
 		}
 		return fmt.Errorf("%w: %s", err, missing)
 	case errors.Is(err, unix.EINVAL) && op.Kind == AddDestination:
-		return fmt.Errorf("%w: is %v the address of one host? It may be a broadcast address of one of this host's networks", err, op.Server.Addr())
+		other := ""
+		if op.Server.Addr().Is6() != op.Service.IsIPv6() {
+			other = ", or a daemon that synchronises connections runs, which bears no server of another family"
+		}
+		return fmt.Errorf("%w: is %v the address of one host? It may be a broadcast address of one of this host's networks%s", err, op.Server.Addr(), other)
 	}
 	return explain(err)
 }

@@ -31,9 +31,18 @@ type Daemon struct {
 	TTL       uint8      // 0: 1
 }
 
-// String is "sync master on eth1, id 51".
+// String is "sync master on eth1, id 51", with what else is not as the kernel has it by itself.
 func (d Daemon) String() string {
-	return fmt.Sprintf("sync %v on %s, id %d", d.Role, d.Interface, d.ID)
+	text := fmt.Sprintf("sync %v on %s, id %d", d.Role, d.Interface, d.ID)
+	usual := Daemon{}.Normal()
+	d = d.Normal()
+	if d.Group != usual.Group || d.Port != usual.Port {
+		text += fmt.Sprintf(", to %v", netip.AddrPortFrom(d.Group, d.Port))
+	}
+	if d.TTL != usual.TTL {
+		text += fmt.Sprintf(", ttl %d", d.TTL)
+	}
+	return text
 }
 
 // Normal returns d as the kernel reports it: with the defaults filled in that do not depend on the interface.
@@ -46,6 +55,13 @@ func (d Daemon) Normal() Daemon {
 	}
 	if d.TTL == 0 {
 		d.TTL = 1
+	}
+	// start_sync_thread in net/netfilter/ipvs/ip_vs_sync.c
+	if d.MaxLen != 0 && d.Role == SyncBackup {
+		d.MaxLen = max(d.MaxLen, 1024)
+	}
+	if d.Group.Is6() {
+		d.MaxLen = min(d.MaxLen, 65535-40-8)
 	}
 	return d
 }

@@ -13,7 +13,7 @@ import (
 
 // Modules answers which schedulers and persistence engines the running kernel has, and has the kernel load those it
 // is asked about. The zero value knows nothing yet; one goroutine at a time may use it.
-type Modules struct{ known map[string]error }
+type Modules struct{ there map[string]bool }
 
 // Scheduler is nil when the kernel has the scheduler, or cannot be asked.
 func (m *Modules) Scheduler(name string) error {
@@ -26,18 +26,17 @@ func (m *Modules) Engine(name string) error {
 }
 
 func (m *Modules) has(module string, s Settings) error {
-	err, known := m.known[module]
-	if known {
-		return err
+	if m.there[module] {
+		return nil
 	}
 	if _, missing := os.Stat("/sys/module/" + module); missing != nil && errors.Is(tryService(s), unix.ENOENT) {
-		err = fmt.Errorf("this kernel has no module %s", module)
+		return fmt.Errorf("this kernel has no module %s", module) // until somebody installs it
 	}
-	if m.known == nil {
-		m.known = make(map[string]error)
+	if m.there == nil {
+		m.there = make(map[string]bool)
 	}
-	m.known[module] = err
-	return err
+	m.there[module] = true
+	return nil
 }
 
 // tryService adds a service in a network namespace of its own, where there are no others and no packets, and which is gone

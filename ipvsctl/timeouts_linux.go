@@ -11,14 +11,14 @@ import (
 )
 
 // Timeouts are how long the kernel remembers a silent connection, in whole seconds; a value of 0 leaves the kernel's own.
-// New ones apply to a connection with its next packet.
+// New ones apply to a connection with its next packet. A kernel that counts a thousand ticks a second has no more than 596h.
 type Timeouts struct {
 	// TCP is for established TCP connections. The kernel's own is 15m.
-	TCP time.Duration `toml:"tcp" range:"1s..744h"`
+	TCP time.Duration `toml:"tcp" range:"1s..596h"`
 	// TCPFin is for TCP connections that have begun to close. The kernel's own is 2m.
-	TCPFin time.Duration `toml:"tcp_fin" range:"1s..744h"`
+	TCPFin time.Duration `toml:"tcp_fin" range:"1s..596h"`
 	// UDP is between two datagrams of a client. The kernel's own is 5m.
-	UDP time.Duration `toml:"udp" range:"1s..744h"`
+	UDP time.Duration `toml:"udp" range:"1s..596h"`
 }
 
 // Validate reports each rule that the values break, by key.
@@ -28,16 +28,6 @@ func (t Timeouts) Validate(report func(key, rule string)) {
 			report(key, "not in whole seconds")
 		}
 	}
-}
-
-// Within returns what of t the kernel would have to change from have.
-func (t Timeouts) Within(have Timeouts) Timeouts {
-	for _, v := range []struct{ want, have *time.Duration }{{&t.TCP, &have.TCP}, {&t.TCPFin, &have.TCPFin}, {&t.UDP, &have.UDP}} {
-		if *v.want == *v.have {
-			*v.want = 0
-		}
-	}
-	return t
 }
 
 // ReadTimeouts returns those of the calling thread's network namespace, where IPVS must be there: Open has said so.

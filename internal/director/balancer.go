@@ -66,9 +66,10 @@ type ipvs interface {
 
 // prepared is a configuration that could be carried out, until it is committed or aborted.
 type prepared struct {
-	epoch uint64
-	cfg   *config.Config
-	plan  []status.Sysctl
+	epoch  uint64
+	cfg    *config.Config
+	plan   []status.Sysctl
+	resume bool // it was in force already
 }
 
 // serviceState is one service's configuration and what is known of it.
@@ -162,13 +163,15 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 				b.keep.apply(ctx, time.Now(), b.want)
 			}
 		case <-b.marks.changes():
-			b.marks.keep()
+			if b.cfg != nil {
+				_ = b.marks.keep() // says what is wrong
+			}
 		case <-tick.C:
 			if b.cfg != nil {
 				b.fwd.keep()
 				b.keep.verify(ctx, time.Now(), b.want)
-				b.marks.keep()
-				b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
+				_ = b.marks.keep()
+				_ = b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
 				b.lookForVIPs()
 			}
 		case <-retry.C:
@@ -256,7 +259,7 @@ func (b *balancer) handle(ctx context.Context, m message, answer *message) (err 
 		b.masters = m.Masters
 		if b.cfg != nil {
 			b.sync.change()
-			b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
+			_ = b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
 		}
 	case kindPing:
 	case kindSnapshot:
@@ -279,7 +282,7 @@ func (b *balancer) prepare(m message) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &prepared{epoch: m.Epoch, cfg: m.Config}
+	p := &prepared{epoch: m.Epoch, cfg: m.Config, resume: m.Resume}
 	if !b.marks.recorded { // the kernel's settings are for its table
 		p.plan = append(forwardingPlan(m.Config, interfaces), timeoutSettings(m.Config)...)
 	}
@@ -316,6 +319,7 @@ func (b *balancer) commit(ctx context.Context, m message) error {
 	}
 	b.cfg, b.intents, b.holds, b.masters = b.prepared.cfg, m.Intents, m.Holds, m.Masters
 	b.fwd.setPlan(b.prepared.plan)
+	resume := b.prepared.resume
 	b.prepared = nil
 	b.hold()
 	b.adopt(table)
@@ -325,14 +329,20 @@ func (b *balancer) commit(ctx context.Context, m message) error {
 	b.sync.change()
 	b.sync.stopOthers(ctx, daemons)
 	b.fwd.keep()
-	if b.marks.setSources(rules); b.marks.differ(rules) {
-		b.keep.adopt(ctx, time.Now(), table, b.keep.withLeaving(table, b.want))
-		b.marks.set(rules)
-		b.keep.apply(ctx, time.Now(), b.want)
-	} else {
-		b.keep.adopt(ctx, time.Now(), table, b.want)
+	b.marks.setSources(rules)
+	var between func() error
+	if b.marks.differ(rules) {
+		between = func() error {
+			if err := b.marks.set(rules); err != nil && !resume { // half of what was in force is better than nothing of it
+				return err
+			}
+			return nil
+		}
 	}
-	b.sync.keep(ctx, daemons)
+	if err := b.keep.adopt(ctx, time.Now(), table, b.want, between); err != nil {
+		return err
+	}
+	_ = b.sync.keep(ctx, daemons)
 	b.lookForVIPs()
 	return nil
 }
@@ -380,6 +390,7 @@ func (b *balancer) adopt(table ipvsctl.Table) {
 		if s == nil {
 			s = &serviceState{}
 		}
+		before := s.config
 		s.config = service
 		s.quorum.Weight, s.quorum.Hysteresis = service.Quorum, service.QuorumHysteresis
 		services[service.Name] = s
@@ -391,7 +402,7 @@ func (b *balancer) adopt(table ipvsctl.Table) {
 			key := checker.Key{Service: service.Name, Server: addr}
 			server := b.servers[key]
 			if server == nil {
-				server = &serverState{}
+				server = b.heir(before, addr.Addr())
 			}
 			if service.Check == nil { // a verdict from a configuration that had one says nothing any more
 				server.state, server.since, server.cause = checker.Unknown, time.Time{}, ""
@@ -405,6 +416,22 @@ func (b *balancer) adopt(table ipvsctl.Table) {
 		}
 	}
 	b.services, b.servers = services, servers
+}
+
+// heir is the state of a server that is new to its service: what is known of the one at the same address that the
+// service had before with another port, or nothing. A service that gets a second port must not lose its servers until
+// the next check.
+func (b *balancer) heir(before config.Service, addr netip.Addr) *serverState {
+	var known []serverState
+	for _, server := range before.Servers {
+		if state := b.servers[checker.Key{Service: before.Name, Server: server.Addr()}]; server.Address == addr && state != nil {
+			known = append(known, *state)
+		}
+	}
+	if len(known) != 1 {
+		return &serverState{}
+	}
+	return &known[0]
 }
 
 // decideAll decides about every service anew.
@@ -518,12 +545,13 @@ func (b *balancer) stop(ctx context.Context) error {
 		return nil
 	}
 	// Sysctls under a table that could not be removed stay too: traffic goes on through it.
-	if err := b.keep.remove(ctx, time.Now()); err != nil {
+	if left, err := b.keep.remove(ctx, time.Now()); err != nil || left {
 		return err
 	}
-	b.marks.set(nft.Rules{})
 	b.sync.change()
-	b.sync.keep(ctx, nil)
+	if err := errors.Join(b.marks.set(nft.Rules{}), b.sync.keep(ctx, nil)); err != nil {
+		return err
+	}
 	return b.fwd.undo()
 }
 

@@ -51,16 +51,17 @@ func daemonsFor(cfg *config.Config, masters []string) []ipvsctl.Daemon {
 	return []ipvsctl.Daemon{daemon(ipvsctl.SyncBackup)}
 }
 
-// stopOthers stops what runs and is not wanted.
+// stopOthers stops what runs and is not wanted. What goes wrong meets keep again.
 func (s *connSync) stopOthers(ctx context.Context, want []ipvsctl.Daemon) {
-	s.trouble.set(s.bring(ctx, want, false), s.emit, "connections are not synchronised", "connections are synchronised")
+	_ = s.bring(ctx, want, false)
 }
 
-// keep makes the daemons what is wanted.
-func (s *connSync) keep(ctx context.Context, want []ipvsctl.Daemon) {
+// keep makes the daemons what is wanted, and says what is wrong.
+func (s *connSync) keep(ctx context.Context, want []ipvsctl.Daemon) error {
 	err := s.bring(ctx, want, true)
 	s.trouble.set(err, s.emit, "connections are not synchronised", "connections are synchronised")
 	s.settled = err == nil && len(want) > 0
+	return err
 }
 
 // change is told before want is another, so that what differs is not taken for somebody else's doing.

@@ -46,7 +46,7 @@ func forwardingPlan(cfg *config.Config, interfaces []string) []status.Sysctl {
 		"expire_nodest_conn":        "1",
 		"expire_quiescent_template": "1",
 	}
-	if usesFullNAT(cfg) { // nftables rewrites no packet whose connection is not tracked
+	if cfg.UsesFullNAT() { // nftables rewrites no packet whose connection is not tracked
 		vs["conntrack"] = "1"
 	}
 	maps.Copy(vs, cfg.IPVS.Sysctl.Values())
@@ -85,14 +85,6 @@ func missingInterfaces(cfg *config.Config) error {
 	return nil
 }
 
-// usesFullNAT tells whether some server gets requests from the director's own address.
-func usesFullNAT(cfg *config.Config) bool {
-	return slices.ContainsFunc(cfg.Services, func(s config.Service) bool {
-		return s.SorryServer.IsValid() && s.Forward == config.FullNAT ||
-			slices.ContainsFunc(s.Servers, func(srv config.Server) bool { return srv.Forward == config.FullNAT })
-	})
-}
-
 // facingInterfaces are the interfaces the file names, else those through which the servers are reached.
 func facingInterfaces(cfg *config.Config) ([]string, error) {
 	if len(cfg.Global.Interfaces) > 0 {
@@ -127,8 +119,9 @@ type forwarding struct {
 	emit    func(status.Event)
 	totals  *status.Totals
 
-	plan    []status.Sysctl // with the last value seen and the last problem
-	settled bool            // the plan was in force once: a difference since then is somebody else's
+	plan    []status.Sysctl   // with the last value seen and the last problem
+	became  map[string]string // what the kernel made of a value that it writes otherwise: of "0,1" it makes "0-1"
+	settled bool              // the plan was in force once: a difference since then is somebody else's
 	unsaved lasting
 }
 
@@ -150,7 +143,7 @@ func (f *forwarding) check(plan []status.Sysctl) error {
 
 // setPlan replaces what is wanted.
 func (f *forwarding) setPlan(plan []status.Sysctl) {
-	f.plan, f.settled = plan, false
+	f.plan, f.settled, f.became = plan, false, make(map[string]string)
 }
 
 // keep makes every setting what the plan says.
@@ -160,10 +153,11 @@ func (f *forwarding) keep() {
 	for i := range f.plan {
 		s := &f.plan[i]
 		was, err := f.sysctls.Read(s.Name)
-		if err == nil && was != s.Want {
+		if err == nil && !f.asWanted(s, was) {
 			if err = f.sysctls.Write(s.Name, s.Want); err == nil {
 				f.say(s, was)
-				was = s.Want
+				was, err = f.sysctls.Read(s.Name)
+				f.became[s.Name] = was
 			}
 		}
 		s.Value = was
@@ -177,6 +171,17 @@ func (f *forwarding) keep() {
 		s.Problem = problem
 	}
 	f.settled = true
+}
+
+// asWanted reports whether a value is what s wants, as the kernel writes it.
+func (f *forwarding) asWanted(s *status.Sysctl, value string) bool {
+	switch s.Name {
+	case vsPrefix + "drop_entry", vsPrefix + "drop_packet", vsPrefix + "secure_tcp":
+		if s.Want == "1" && value == "2" { // automatic, and memory is short (update_defense_level in ip_vs_ctl.c)
+			return true
+		}
+	}
+	return value == s.Want || value == f.became[s.Name]
 }
 
 func (f *forwarding) say(s *status.Sysctl, was string) {

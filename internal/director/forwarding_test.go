@@ -193,3 +193,30 @@ type readOnly struct{ host.Sysctls }
 func (readOnly) Writable(name string) error {
 	return fmt.Errorf("%s: cannot be set: %w", name, unix.EROFS)
 }
+
+// What the kernel writes in its own way, or changes by itself, is nobody's doing.
+func TestForwardingKernelsOwnWay(t *testing.T) {
+	tree, _ := sysctlTree(t, "net/ipv4/vs/est_cpulist=0", "net/ipv4/vs/drop_entry=0")
+	var events told
+	f := newForwarding(t, tree, filepath.Join(t.TempDir(), "sysctls.json"), &events)
+	f.setPlan([]status.Sysctl{{Name: "net.ipv4.vs.est_cpulist", Want: "0,1"}, {Name: "net.ipv4.vs.drop_entry", Want: "1"}})
+	f.keep()
+	f.became["net.ipv4.vs.est_cpulist"] = "0-1" // as the kernel's file would have read
+	for name, value := range map[string]string{"net.ipv4.vs.est_cpulist": "0-1", "net.ipv4.vs.drop_entry": "2"} {
+		if err := tree.Write(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events = nil
+	f.keep()
+	if len(events) > 0 {
+		t.Errorf("said %q", events)
+	}
+	if err := tree.Write("net.ipv4.vs.drop_entry", "3"); err != nil {
+		t.Fatal(err)
+	}
+	f.keep()
+	if len(events) != 1 {
+		t.Errorf("said %q, want one drift", events)
+	}
+}

@@ -56,7 +56,7 @@ func (in intents) follow(before, after *config.Config) intents {
 		}
 		for _, service := range after.Services {
 			renamed := checker.Key{Service: service.Name, Server: s.Server}
-			if service.Key() == before.Services[was].Key() && in.of(renamed) == nil {
+			if service.SameService(before.Services[was]) && in.of(renamed) == nil {
 				next[i].Key = renamed
 			}
 		}
@@ -141,7 +141,7 @@ func renamedService(before, after *config.Config, name string) string {
 	if was < 0 || hasService(after, name) {
 		return ""
 	}
-	is := slices.IndexFunc(after.Services, func(s config.Service) bool { return s.Key() == before.Services[was].Key() })
+	is := slices.IndexFunc(after.Services, before.Services[was].SameService)
 	if is < 0 {
 		return ""
 	}
@@ -165,11 +165,29 @@ type wishes struct {
 
 // follow returns the wishes after a change of the configuration.
 func (w wishes) follow(before, after *config.Config) wishes {
+	services := w.Services.follow(func(name string) string { return renamedService(before, after, name) })
 	return wishes{
 		w.Servers.follow(before, after),
 		w.Routers.follow(func(name string) string { return renamedRouter(before, after, name) }),
-		w.Services.follow(func(name string) string { return renamedService(before, after, name) }),
+		// One that left has no entries any more that could be left alone.
+		slices.DeleteFunc(services, func(n namedHold) bool { return !hasService(after, n.Name) }),
 	}
+}
+
+// heldElsewhere is an error when after has a held service at another address: what is held could not stay as it is.
+func (w wishes) heldElsewhere(before, after *config.Config) error {
+	var errs []error
+	for _, was := range before.Services {
+		if w.Services.of(was.Name) == nil {
+			continue
+		}
+		for _, is := range after.Services {
+			if is.Name == was.Name && !is.SameService(was) {
+				errs = append(errs, fmt.Errorf("service %q is held, and would get other packets: first \"poise release %[1]s\"", was.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func loadWishes(path string) (w wishes, err error) {

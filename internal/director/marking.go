@@ -108,10 +108,11 @@ func (m *marking) check(rules nft.Rules) error {
 // differ tells whether rules are not what was wanted so far.
 func (m *marking) differ(rules nft.Rules) bool { return !m.known || !m.want.Equal(rules) }
 
-// setSources has the source rewritten for all that rules say, as well as so far, and leaves the marks.
+// setSources has the source rewritten for all that rules say, as well as so far, and leaves the marks. What goes wrong is said,
+// and meets set again.
 func (m *marking) setSources(rules nft.Rules) {
 	if m.known {
-		m.set(nft.Rules{Marks: m.want.Marks, Masquerades: union(m.want.Masquerades, rules.Masquerades)})
+		_ = m.set(nft.Rules{Marks: m.want.Marks, Masquerades: union(m.want.Masquerades, rules.Masquerades)})
 	}
 }
 
@@ -125,17 +126,17 @@ func union[K comparable](a, b map[K]struct{}) map[K]struct{} {
 }
 
 // set replaces what is wanted.
-func (m *marking) set(rules nft.Rules) {
+func (m *marking) set(rules nft.Rules) error {
 	m.want, m.known = rules, false
-	m.keep()
+	return m.keep()
 }
 
 // keep makes the table what is wanted.
-func (m *marking) keep() {
+func (m *marking) keep() error {
 	none := m.want.Equal(nft.Rules{})
 	if m.recorded || none && !m.owned.nft {
 		m.known = true
-		return
+		return nil
 	}
 	err := m.bring()
 	if err == nil && none {
@@ -143,6 +144,7 @@ func (m *marking) keep() {
 	}
 	m.trouble.set(err, m.emit, "nftables not as wanted", "nftables as wanted")
 	m.known = m.known || err == nil
+	return err
 }
 
 func (m *marking) bring() error {

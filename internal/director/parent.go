@@ -366,6 +366,11 @@ func (p *parent) committed(cfg *config.Config, next wishes) {
 			})
 		}
 	}
+	for _, n := range p.wishes.Services {
+		if next.Services.of(n.Name) == nil && !hasService(cfg, n.Name) && renamedService(p.cfg, cfg, n.Name) == "" {
+			p.emit(status.Event{Level: slog.LevelWarn, What: "service left the configuration, it is no longer held", Service: n.Name})
+		}
+	}
 	p.cfg, p.loaded, p.rejected = cfg, time.Now(), ""
 	p.epoch++
 	for _, w := range p.wards() {
@@ -459,6 +464,9 @@ func (p *parent) tryReload(ctx context.Context) error {
 			return fmt.Errorf("the %s is being restarted, try again", w.role)
 		}
 	}
+	if err := p.wishes.heldElsewhere(p.cfg, cfg); err != nil {
+		return err
+	}
 	api := p.api
 	if cfg.Global.API != p.cfg.Global.API {
 		if api, err = p.listenAPI(cfg); err != nil {
@@ -496,6 +504,8 @@ func (p *parent) stop(cause error) error {
 	notify("STOPPING=1")
 	p.emit(status.Event{Level: slog.LevelInfo, What: "stopping", Cause: fmt.Sprintf("%v, on_stop = %s", cause, p.cfg.Global.OnStop)})
 	err := p.stopElector()
+	p.roles.set(nil)
+	p.rolesChanged()
 	return errors.Join(err, p.stopBalancer())
 }
 

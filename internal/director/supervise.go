@@ -214,6 +214,7 @@ func (p *parent) releaseLeft() {
 	if err == nil && len(left) == 0 {
 		return
 	}
+	p.roles.set(nil)
 	if p.beats != nil { // the next elector must not go on where this one stopped
 		p.beats.Close()
 		p.beats = nil

@@ -101,10 +101,21 @@ func (k *keeper) verify(ctx context.Context, now time.Time, want ipvsctl.Table) 
 
 // adopt begins with a new configuration over the kernel's table: what it names and the kernel already has is
 // ours from now on. What that changes is said, as nothing else will.
-func (k *keeper) adopt(ctx context.Context, now time.Time, table, want ipvsctl.Table) {
+//
+// With between, what leaves goes only after that, which runs when all that stays and comes is there. Its error ends the
+// adoption.
+func (k *keeper) adopt(ctx context.Context, now time.Time, table, want ipvsctl.Table, between func() error) error {
 	k.noteForeign(table)
 	k.believed = k.known(want).within(table)
-	k.bring(ctx, now, want, func(ops []ipvsctl.Op) { k.tell(slog.LevelInfo, "table changed", "", ops) })
+	k.tell(slog.LevelInfo, "table changed", "", ipvsctl.Diff(k.believed, k.leaveHeld(k.believed, want)))
+	if between != nil {
+		k.apply(ctx, now, k.withLeaving(table, want))
+		if err := between(); err != nil {
+			return err
+		}
+	}
+	k.apply(ctx, now, want)
+	return nil
 }
 
 // withLeaving returns want with the services of ours in table that it lacks.
@@ -134,22 +145,22 @@ func (k *keeper) leaveHeld(have, want ipvsctl.Table) ipvsctl.Table {
 	return want
 }
 
-// remove takes all that is ours out of the kernel.
-func (k *keeper) remove(ctx context.Context, now time.Time) error {
+// remove takes all that is ours out of the kernel, but for what is held, and says whether there is such.
+func (k *keeper) remove(ctx context.Context, now time.Time) (left bool, err error) {
 	clear(k.refused)
-	clear(k.held)
 	table, err := k.read(ctx)
 	if err != nil {
-		return fmt.Errorf("our entries are still in the kernel: %w", err)
+		return true, fmt.Errorf("our entries are still in the kernel: %w", err)
 	}
-	k.adopt(ctx, now, table, ipvsctl.Table{})
-	switch {
-	case k.believed == nil:
-		return errors.New("our entries may still be in the kernel: " + k.unread.now)
-	case len(k.believed) > 0:
-		return fmt.Errorf("still in the kernel: %v", ipvsctl.Diff(k.believed, ipvsctl.Table{}))
+	none := ipvsctl.Table{}
+	_ = k.adopt(ctx, now, table, none, nil) // nothing comes between
+	if k.believed == nil {
+		return true, errors.New("our entries may still be in the kernel: " + k.unread.now)
 	}
-	return nil
+	if refused := ipvsctl.Diff(k.believed, k.leaveHeld(k.believed, none)); len(refused) > 0 {
+		return true, fmt.Errorf("still in the kernel: %v", refused)
+	}
+	return len(k.believed) > 0, nil
 }
 
 // apply makes the kernel's table what is wanted, starting from what it is believed to be.
@@ -161,17 +172,11 @@ func (k *keeper) apply(ctx context.Context, now time.Time, want ipvsctl.Table) {
 		}
 		k.believed = k.known(want).within(table)
 	}
-	k.bring(ctx, now, want, func([]ipvsctl.Op) {})
-}
-
-// bring is apply where the kernel's table is known. All that differs is told first, whether or not its time has come.
-func (k *keeper) bring(ctx context.Context, now time.Time, want ipvsctl.Table, tell func([]ipvsctl.Op)) {
 	// Identities go to disk before the kernel makes entries of them. Where the disk refuses, traffic is
 	// worth more than the memory of whose entries carry it.
 	k.claim(k.owned.atLeast(want, k.believed))
 	want = k.leaveHeld(k.believed, want)
 	all := ipvsctl.Diff(k.believed, want)
-	tell(all)
 	k.forget(all)
 	ops := k.due(now, all)
 	failed := false

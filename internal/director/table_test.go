@@ -122,7 +122,7 @@ func TestKeeperAdoptsAndLeavesForeignEntries(t *testing.T) {
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
-	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1 2/1"), nil)
 	expectTable(t, k, "80: 1/1 2/1 7/1; 22: 5/1") // 7 and 22 belong to somebody else
 	slices.Sort(events)
 	want := told{
@@ -201,7 +201,7 @@ func TestKeeperTakesOutWhatWasPutInByHand(t *testing.T) {
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1 9/1"))
 	want := tableOf("80: 1/1")
-	keep.adopt(t.Context(), begin, k.table.Clone(), want)
+	keep.adopt(t.Context(), begin, k.table.Clone(), want, nil)
 	k.table = tableOf("80: 1/1 2/1 9/1")
 	events = nil
 	keep.verify(t.Context(), begin, want)
@@ -216,11 +216,11 @@ func TestKeeperAdoptionIsNoDrift(t *testing.T) {
 	k := &fakeKernel{table: ipvsctl.Table{}}
 	var events told
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
-	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1"))
+	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1"), nil)
 	k.table = tableOf("80: 1/1 2/1")
 	keep.configured = entriesOf(tableOf("80: 1/1 2/1"))
 	events = nil
-	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1 2/1"))
+	keep.adopt(t.Context(), begin, k.table.Clone(), tableOf("80: 1/1 2/1"), nil)
 	if len(events) > 0 || keep.totals.Drift != 0 {
 		t.Errorf("events %q, drift %d, want none", events, keep.totals.Drift)
 	}
@@ -254,7 +254,7 @@ func TestKeeperRemoveSaysWhatIsLeft(t *testing.T) {
 	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
 	keep.verify(t.Context(), begin, tableOf("80: 1/1"))
 	k.refuse = func(op ipvsctl.Op) error { return fmt.Errorf("%v: %w", op, unix.EBUSY) }
-	err := keep.remove(t.Context(), begin)
+	_, err := keep.remove(t.Context(), begin)
 	if want := "still in the kernel: [remove 192.0.2.10:80]"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
@@ -450,7 +450,7 @@ func TestKeeperHolds(t *testing.T) {
 	keep.held = map[ipvsctl.ServiceKey]bool{web: true}
 	want := tableOf("80: 1/5 2/0; 81: 1/2")
 
-	keep.adopt(t.Context(), begin, k.table.Clone(), want)
+	keep.adopt(t.Context(), begin, k.table.Clone(), want, nil)
 	expectTable(t, k, "80: 1/1 2/1; 81: 1/2")
 
 	// Whatever somebody does to it, it stays so, and is no drift.
@@ -471,10 +471,41 @@ func TestKeeperHolds(t *testing.T) {
 	keep.verify(t.Context(), begin, want)
 	expectTable(t, k, "80: 1/3 2/0; 81: 1/2")
 
-	// One that leaves the configuration goes, held or not: then nothing of that name is held any more.
+	// A stop that removes all leaves it, too, and says so.
 	keep.held[web] = true
-	delete(want, web)
-	delete(keep.held, web)
-	keep.apply(t.Context(), begin, want)
-	expectTable(t, k, "81: 1/2")
+	if left, err := keep.remove(t.Context(), begin); !left || err != nil {
+		t.Errorf("left behind: %v, error %v", left, err)
+	}
+	expectTable(t, k, "80: 1/3 2/0")
+	clear(keep.held)
+	if left, err := keep.remove(t.Context(), begin); left || err != nil {
+		t.Errorf("nothing is held, left behind: %v, error %v", left, err)
+	}
+	expectTable(t, k, "")
+}
+
+// What leaves is there until what must come before has come, and if that fails it stays. All of it is said.
+func TestKeeperAdoptsInTwoSteps(t *testing.T) {
+	k := &fakeKernel{table: tableOf("80: 1/1; 81: 1/1")}
+	var events told
+	keep := newKeeper(t, k, filepath.Join(t.TempDir(), "owned.json"), &events)
+	keep.configured = entriesOf(k.table)
+	want := tableOf("80: 1/2; 82: 1/1")
+	failed := errors.New("no nftables")
+	err := keep.adopt(t.Context(), begin, k.table.Clone(), want, func() error {
+		expectTable(t, k, "80: 1/2; 81: 1/1; 82: 1/1")
+		return failed
+	})
+	if err != failed {
+		t.Errorf("error %v, want %v", err, failed)
+	}
+	expectTable(t, k, "80: 1/2; 81: 1/1; 82: 1/1")
+	events = nil
+	if err := keep.adopt(t.Context(), begin, k.table.Clone(), want, func() error { return nil }); err != nil {
+		t.Error(err)
+	}
+	expectTable(t, k, "80: 1/2; 82: 1/1")
+	if said := (told{"table changed: 192.0.2.10:81: removed"}); !slices.Equal(events, said) {
+		t.Errorf("said %q, want %q", events, said)
+	}
 }

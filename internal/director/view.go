@@ -59,6 +59,7 @@ func (v *view) snapshot(ctx context.Context, since time.Time) *status.Snapshot {
 		if w.last != nil {
 			s.Time, s.Services, s.Sysctls, s.OwnFault = w.last.Time, w.last.Services, w.last.Sysctls, w.last.OwnFault
 			s.ForeignServices, s.Totals = w.last.ForeignServices, w.last.Totals
+			s.Sync, s.SyncProblem, s.NFTProblem = w.last.Sync, w.last.SyncProblem, w.last.NFTProblem
 		}
 	}
 	if w := &v.elector; w.source != nil || s.Elector != (status.Elector{}) {

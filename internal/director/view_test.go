@@ -2,6 +2,8 @@ package director
 
 import (
 	"net"
+	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +34,41 @@ func answering(t *testing.T) (*child, *atomic.Int32) {
 		}
 	}()
 	return c, &asked
+}
+
+// Whatever the balancer says of itself is shown: no field of a snapshot is forgotten on the way.
+func TestViewShowsAllOfTheBalancer(t *testing.T) {
+	var last status.Snapshot
+	fields := reflect.ValueOf(&last).Elem()
+	parents := []string{"Node", "Version", "Config", "Elector", "Balancer", "Routers", "Dormant"}
+	for field, v := range fields.Fields() {
+		if slices.Contains(parents, field.Name) {
+			continue
+		}
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString("x")
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(field.Type, 1, 1))
+		default:
+			switch p := v.Addr().Interface().(type) {
+			case *time.Time:
+				*p = time.Now()
+			case *status.Totals:
+				p.Writes = 1
+			default:
+				t.Fatalf("what is a %v that is not zero?", field.Type)
+			}
+		}
+	}
+	c, _ := answering(t)
+	v := view{balancer: witness{source: c, last: &last, begun: time.Now()}}
+	shown := reflect.ValueOf(v.snapshot(t.Context(), time.Time{})).Elem()
+	for field := range fields.Fields() {
+		if !slices.Contains(parents, field.Name) && shown.FieldByIndex(field.Index).IsZero() {
+			t.Errorf("%s is not shown", field.Name)
+		}
+	}
 }
 
 func TestViewAsksOnceForAll(t *testing.T) {
