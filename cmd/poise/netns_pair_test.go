@@ -151,6 +151,7 @@ func TestNetnsPairFailover(t *testing.T) {
 
 	client, begin = p.probe(vip), time.Now()
 	p.a.must("failover", "public", "--undo")
+	done := time.Now() // somewhere in between it was allowed to: the command takes a while to start, and to answer
 	p.wantMaster(p.a)
 	r := client.stop()
 	t.Log("back: ", r)
@@ -158,8 +159,9 @@ func TestNetnsPairFailover(t *testing.T) {
 		t.Errorf("back: %v, want at most 3", r)
 	}
 	i := slices.IndexFunc(adverts(p.seen, p.a.addr), func(a advert) bool { return a.at.After(begin) && a.Priority == 150 })
-	if took := adverts(p.seen, p.a.addr)[i].at.Sub(begin); took < silence(t, "1s", 150) || took > silence(t, "1s", 150)+soon {
-		t.Errorf("a preempted %v after it was allowed to, want %v", took, silence(t, "1s", 150))
+	at, want := adverts(p.seen, p.a.addr)[i].at, silence(t, "1s", 150)
+	if at.Sub(begin) < want || at.Sub(done) > want+soon {
+		t.Errorf("a preempted %v to %v after it was allowed to, want %v", at.Sub(done), at.Sub(begin), want)
 	}
 }
 
@@ -1063,15 +1065,23 @@ func TestNetnsPairElector(t *testing.T) {
 		}
 	}
 
-	// The parent's part of a restart has no precedence, so one of three has to do.
+	// The parent's part of a restart has no precedence, so one has to do, of three that a daemon takes without a pause. A
+	// machine that is itself a guest stands still now and then, so one of three daemons has to do.
 	fastest := time.Hour
-	for range 3 {
-		pid := p.a.elector()
-		killed := promptly(func() { syscall.Kill(pid, syscall.SIGKILL) })
-		p.a.wantElector(pid)
-		first := p.wantAdvert(p.a, killed)
-		t.Logf("from kill to next advert: %v", first.at.Sub(killed))
-		fastest = min(fastest, first.at.Sub(killed))
+	for i := 0; i < 3 && fastest > 30*time.Millisecond; i++ {
+		if i > 0 {
+			p.a.stop()
+			p.a.start()
+			p.wantMaster(p.a)
+		}
+		for range 3 {
+			pid := p.a.elector()
+			killed := promptly(func() { syscall.Kill(pid, syscall.SIGKILL) })
+			p.a.wantElector(pid)
+			first := p.wantAdvert(p.a, killed)
+			t.Logf("from kill to next advert: %v", first.at.Sub(killed))
+			fastest = min(fastest, first.at.Sub(killed))
+		}
 	}
 	if fastest > 30*time.Millisecond {
 		t.Errorf("next advert %v after the kill, want 30 ms at most", fastest)
