@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,19 +45,32 @@ func (m *Modules) has(module string, s Settings) error {
 func tryService(s Settings) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the namespace with it
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			ctx := context.Background()
-			c, err := Open(ctx)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			return c.Apply(ctx, []Op{{Kind: AddService, Service: ByMark(1, false), Settings: s}})[0]
-		}()
+		runtime.LockOSThread() // where there is no way back the thread ends with the goroutine
+		home, err := netns.Get()
+		if err != nil {
+			result <- err
+			return
+		}
+		defer home.Close()
+		other, err := netns.New()
+		if err == nil {
+			err = addService(s)
+			other.Close()
+		}
+		result <- err
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
 	}()
 	return <-result
+}
+
+func addService(s Settings) error {
+	ctx := context.Background()
+	c, err := Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Apply(ctx, []Op{{Kind: AddService, Service: ByMark(1, false), Settings: s}})[0]
 }

@@ -102,7 +102,7 @@ func (m *marking) check(rules nft.Rules) error {
 	if m.recorded || rules.Equal(nft.Rules{}) {
 		return nil
 	}
-	return m.open()
+	return nft.Try(rules)
 }
 
 // differ tells whether rules are not what was wanted so far.

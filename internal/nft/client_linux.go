@@ -4,11 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,6 +50,40 @@ func Open() (*Client, error) {
 		return nil, explainOpen(err)
 	}
 	return c, nil
+}
+
+// Try tells whether the kernel can do what r wants. It has it done in a network namespace of its own, where there are no packets,
+// and which is gone when this returns. Who may not make one is told nothing is wrong: Replace will say.
+func Try(r Rules) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // where there is no way back the thread ends with the goroutine
+		home, err := netns.Get()
+		if err != nil {
+			result <- nil
+			return
+		}
+		defer home.Close()
+		var problem error
+		if other, err := netns.New(); err == nil {
+			problem = try(r)
+			other.Close()
+		}
+		result <- problem
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return <-result
+}
+
+func try(r Rules) error {
+	c, err := Open()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Replace(r)
 }
 
 // maxTransaction bounds what is sent at once: some 100 bytes an element. No memory is set aside for it.

@@ -445,6 +445,25 @@ func TestNetnsRefused(t *testing.T) {
 	}
 }
 
+// A try says what Replace would, and leaves nothing.
+func TestNetnsTry(t *testing.T) {
+	lab.NeedRoot(t)
+	h := lab.New(t).Host("h")
+	unmarked := Rules{Masquerades: map[Masquerade]struct{}{{Server: netip.MustParseAddrPort("10.0.0.7:80"), Flow: flow(6, "192.0.2.10", 80, 80)}: {}}}
+	overlapping := Rules{Marks: map[Flow]uint32{flow(6, "192.0.2.10", 80, 90): 1, flow(6, "192.0.2.10", 85, 85): 2}}
+	for _, tt := range []struct {
+		rules Rules
+		ok    bool
+	}{{example(), true}, {unmarked, true}, {Rules{}, true}, {overlapping, false}} {
+		if err := h.Do(func() error { return Try(tt.rules) }); (err == nil) != tt.ok {
+			t.Errorf("%+v: %v", tt.rules, err)
+		}
+	}
+	if out := h.Run("nft", "list", "ruleset"); out != "" {
+		t.Errorf("left behind:\n%s", out)
+	}
+}
+
 func TestNetnsForbidden(t *testing.T) {
 	lab.NeedRoot(t)
 	h := lab.New(t).Host("director")
