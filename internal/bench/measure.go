@@ -75,10 +75,16 @@ func measure(c contender, s scale, dir string) map[string]sample {
 	}
 	begin, sent := time.Now(), watch.Writes()
 	must(p.Signal(syscall.SIGTERM))
-	select {
-	case <-p.Done():
-	case <-time.After(patience):
-		fail(fmt.Errorf("%s does not stop:\n%s", c.name(), output.String()))
+	for ended := false; !ended; {
+		select {
+		case <-p.Done():
+			ended = true
+		case <-time.After(glance):
+			watch.Writes() // before they are too many for its buffer
+		}
+		if time.Since(begin) > patience {
+			fail(fmt.Errorf("%s does not stop:\n%s", c.name(), output.String()))
+		}
 	}
 	all["stop"] = sample{wall: time.Since(begin), messages: watch.Writes() - sent}
 	left := 0
