@@ -29,6 +29,10 @@ import (
 // IPVS announces no changes, so those made by others are only seen by looking.
 const tickInterval = 5 * time.Second
 
+// tickShare bounds what looking costs: a look at a large table on a slow machine is followed by a pause of so many times
+// what it took.
+const tickShare = 10
+
 // balancer is the child that checks servers and programs the kernel. One goroutine owns all of it.
 type balancer struct {
 	conn *conn
@@ -137,7 +141,7 @@ func runBalancer(ctx context.Context, c *conn, runtimeDir, table string, log *sl
 var errStopped = errors.New("stopped")
 
 func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
-	tick := time.NewTicker(tickInterval)
+	tick := time.NewTimer(tickInterval)
 	defer tick.Stop()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
@@ -167,6 +171,7 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 				_ = b.marks.keep() // says what is wrong
 			}
 		case <-tick.C:
+			begin := time.Now()
 			if b.cfg != nil {
 				b.fwd.keep()
 				b.keep.verify(ctx, time.Now(), b.want)
@@ -174,6 +179,7 @@ func (b *balancer) loop(ctx context.Context, requests <-chan message) error {
 				_ = b.sync.keep(ctx, daemonsFor(b.cfg, b.masters))
 				b.lookForVIPs()
 			}
+			tick.Reset(max(tickInterval, tickShare*time.Since(begin)))
 		case <-retry.C:
 			if b.cfg != nil {
 				b.keep.apply(ctx, time.Now(), b.want)
