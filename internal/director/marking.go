@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"strings"
 
@@ -112,17 +111,8 @@ func (m *marking) differ(rules nft.Rules) bool { return !m.known || !m.want.Equa
 // and meets set again.
 func (m *marking) setSources(rules nft.Rules) {
 	if m.known {
-		_ = m.set(nft.Rules{Marks: m.want.Marks, Masquerades: union(m.want.Masquerades, rules.Masquerades)})
+		_ = m.set(m.want.Merge(nft.Rules{Masquerades: rules.Masquerades}))
 	}
-}
-
-func union[K comparable](a, b map[K]struct{}) map[K]struct{} {
-	all := maps.Clone(a)
-	if all == nil {
-		all = make(map[K]struct{})
-	}
-	maps.Copy(all, b)
-	return all
 }
 
 // set replaces what is wanted.

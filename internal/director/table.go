@@ -109,7 +109,7 @@ func (k *keeper) adopt(ctx context.Context, now time.Time, table, want ipvsctl.T
 	k.believed = k.known(want).within(table)
 	k.tell(slog.LevelInfo, "table changed", "", ipvsctl.Diff(k.believed, k.leaveHeld(k.believed, want)))
 	if between != nil {
-		k.apply(ctx, now, k.withLeaving(table, want))
+		k.apply(ctx, now, k.withLeaving(want))
 		if err := between(); err != nil {
 			return err
 		}
@@ -118,10 +118,10 @@ func (k *keeper) adopt(ctx context.Context, now time.Time, table, want ipvsctl.T
 	return nil
 }
 
-// withLeaving returns want with the services of ours in table that it lacks.
-func (k *keeper) withLeaving(table, want ipvsctl.Table) ipvsctl.Table {
+// withLeaving returns want with the services of ours in the kernel that it lacks.
+func (k *keeper) withLeaving(want ipvsctl.Table) ipvsctl.Table {
 	all := maps.Clone(want)
-	for key, service := range k.known(want).within(table) {
+	for key, service := range k.believed {
 		if _, stays := want[key]; !stays {
 			all[key] = service
 		}
