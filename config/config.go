@@ -171,7 +171,7 @@ func (s Service) Settings() ipvsctl.Settings {
 	if s.OnePacket {
 		settings.Flags |= ipvsctl.OnePacket
 	}
-	settings.ClientBits, _ = clientBits(s.PersistenceGranularity, s.IsIPv6()) // the rules have looked at it
+	settings.ClientMask, _ = clientMask(s.PersistenceGranularity, s.IsIPv6()) // the rules have looked at it
 	return settings
 }
 

@@ -34,7 +34,7 @@ func TestDocs(t *testing.T) {
 	if !ok {
 		t.Fatalf("%s has lost its line %q", page, marker)
 	}
-	d := docs{comments: comments(t, "config.go", "ipvs.go", "../checker/config.go", "../vrrp/config.go", "../ipvsctl/tunnel.go", "../ipvsctl/timeouts_linux.go")}
+	d := docs{comments: comments(t, "config.go", "ipvs.go", "../checker/config.go", "../vrrp/config.go", "../ipvsctl/tunnel.go", "../ipvsctl/moby_linux.go")}
 	d.section("", reflect.TypeFor[Config]())
 	want := d.String()
 	if *update {

@@ -156,7 +156,7 @@ func TestEveryKey(t *testing.T) {
 		}
 	}
 	settings := ipvsctl.Settings{
-		Scheduler: "mh", Flags: ipvsctl.SourcePort | ipvsctl.Fallback, Persistence: 5 * time.Minute, ClientBits: 24,
+		Scheduler: "mh", Flags: ipvsctl.SourcePort | ipvsctl.Fallback, Persistence: 5 * time.Minute, ClientMask: 0xff,
 	}
 	if got := web.Settings(); got != settings {
 		t.Errorf("settings %+v, want %+v", got, settings)

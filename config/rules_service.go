@@ -143,7 +143,7 @@ func (b *binder) checkScheduling(o *object, s *Service) {
 	}
 	persistent := s.Persistence != 0 || !o.sound("persistence")
 	if s.PersistenceGranularity != "" && o.sound("persistence_granularity", "listen", "family") {
-		if _, rule := clientBits(s.PersistenceGranularity, s.IsIPv6()); rule != "" {
+		if _, rule := clientMask(s.PersistenceGranularity, s.IsIPv6()); rule != "" {
 			b.report(o, "persistence_granularity", "%s", rule)
 		} else if !persistent {
 			b.report(o, "persistence_granularity", "has no meaning without persistence")
@@ -182,10 +182,10 @@ func (b *binder) checkKernel(c *Config, kernel Kernel) {
 	}
 }
 
-// clientBits is how many bits of their addresses clients have in common that stay together, 0 for all of them; or the
+// clientMask is what text says of which clients stay together, "" being each by itself; or the
 // rule that text breaks.
-func clientBits(text string, ipv6 bool) (n int, rule string) {
-	longest := 32
+func clientMask(text string, ipv6 bool) (m ipvsctl.ClientMask, rule string) {
+	n, longest := 0, 32
 	if ipv6 {
 		longest = 128
 	}
@@ -210,10 +210,7 @@ func clientBits(text string, ipv6 bool) (n int, rule string) {
 			return 0, "not a netmask: ones, and then zeros"
 		}
 	}
-	if n == longest {
-		return 0, ""
-	}
-	return n, ""
+	return ipvsctl.PrefixMask(n, ipv6), ""
 }
 
 // checkServers applies the rules about the real servers, of which the sorry server is one.

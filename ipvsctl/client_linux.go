@@ -17,6 +17,9 @@ type Client struct {
 	family uint16 // assigned by the kernel when the module is loaded, and again when it is reloaded
 }
 
+// ErrNoIPVS is what Open returns where there is no IPVS.
+var ErrNoIPVS = errors.New("this kernel has no IPVS: run \"modprobe ip_vs\" as root, or install a kernel that has the module")
+
 // Open returns a client for the calling thread's network namespace. Without IPVS, or without the right to
 // use it, the error says what to do.
 func Open(ctx context.Context) (*Client, error) {
@@ -42,7 +45,7 @@ func (c *Client) resolve() error {
 	family, err := netlink.GenlFamilyGet(familyName)
 	switch {
 	case errors.Is(err, unix.ENOENT), err == nil && family.ID == 0:
-		return errors.New("this kernel has no IPVS: run \"modprobe ip_vs\" as root, or install a kernel that has the module")
+		return ErrNoIPVS
 	case err != nil:
 		return fmt.Errorf("look up generic netlink family %s: %w", familyName, err)
 	}
@@ -72,35 +75,59 @@ func (c *Client) Table(ctx context.Context) (Table, error) {
 // Read is Table with the counters of all that is in it. The kernel gives no snapshot: an entry that
 // is added or removed meanwhile may be in or out.
 func (c *Client) Read(ctx context.Context) (Table, map[ServiceKey]ServiceStats, error) {
-	if err := c.resolve(); err != nil {
-		return nil, nil, err
-	}
 	table := make(Table)
 	stats := make(map[ServiceKey]ServiceStats)
-	err := c.ask(ctx, unix.NLM_F_DUMP, cmdGetService, nil, func(b []byte) error {
-		key, settings, counters, err := decodeService(b)
+	err := c.Services(ctx, func(key ServiceKey, settings Settings, counted ServiceStats) {
+		counted.Destinations = make(map[netip.AddrPort]DestinationStats)
 		table[key] = Service{Settings: settings, Destinations: make(map[netip.AddrPort]Destination)}
-		stats[key] = ServiceStats{Counters: counters, Destinations: make(map[netip.AddrPort]DestinationStats)}
-		return err
+		stats[key] = counted
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("read services: %w", err)
+		return nil, nil, err
 	}
 	for key := range table {
-		if err := c.readDestinations(ctx, key, table[key].Destinations, stats[key].Destinations); err != nil {
+		err := c.Servers(ctx, key, func(server netip.AddrPort, d Destination, counted DestinationStats) {
+			table[key].Destinations[server], stats[key].Destinations[server] = d, counted
+		})
+		if err != nil {
 			return nil, nil, err
 		}
 	}
 	return table, stats, nil
 }
 
-func (c *Client) readDestinations(
-	ctx context.Context, key ServiceKey, destinations map[netip.AddrPort]Destination, stats map[netip.AddrPort]DestinationStats,
-) error {
+// Services hands the services to take one after the other, in the kernel's order and without their servers.
+func (c *Client) Services(ctx context.Context, take func(ServiceKey, Settings, ServiceStats)) error {
+	if err := c.resolve(); err != nil {
+		return err
+	}
+	err := c.ask(ctx, unix.NLM_F_DUMP, cmdGetService, nil, func(b []byte) error {
+		key, settings, counted, err := decodeService(b)
+		if err == nil {
+			take(key, settings, counted)
+		}
+		return err
+	})
+	return wrap("read services", err)
+}
+
+// Service reads one service, without its servers. One that is not there is ESRCH.
+func (c *Client) Service(ctx context.Context, key ServiceKey) (s Settings, counted ServiceStats, err error) {
+	err = c.ask(ctx, 0, cmdGetService, appendService(nil, key, nil), func(b []byte) (err error) {
+		_, s, counted, err = decodeService(b)
+		return err
+	})
+	return s, counted, wrap(fmt.Sprintf("read %v", key), err)
+}
+
+// Servers hands the servers of one service to take, the one that was added last first. A service that is not there has none.
+func (c *Client) Servers(ctx context.Context, key ServiceKey, take func(netip.AddrPort, Destination, DestinationStats)) error {
 	family := familyOf(key.Addr.Addr())
 	err := c.ask(ctx, unix.NLM_F_DUMP, cmdGetDest, appendService(nil, key, nil), func(b []byte) error {
 		server, d, counted, err := decodeDest(b, family)
-		destinations[server], stats[server] = d, counted
+		if err == nil {
+			take(server, d, counted)
+		}
 		return err
 	})
 	return wrap(fmt.Sprintf("read servers of %v", key), err)
@@ -146,16 +173,13 @@ func (c *Client) findOut(ctx context.Context, ops []Op, errs []error, lost error
 	c.socket.drain()
 	table, unread := make(Table), make(map[ServiceKey]bool)
 	for key := range services(ops) {
-		s := Service{Destinations: make(map[netip.AddrPort]Destination)}
-		err := c.ask(ctx, 0, cmdGetService, appendService(nil, key, nil), func(b []byte) (err error) {
-			_, s.Settings, _, err = decodeService(b)
-			return err
-		})
+		settings, _, err := c.Service(ctx, key)
 		if errors.Is(err, unix.ESRCH) {
 			continue
 		}
+		s := Service{settings, make(map[netip.AddrPort]Destination)}
 		if err == nil {
-			err = c.readDestinations(ctx, key, s.Destinations, make(map[netip.AddrPort]DestinationStats))
+			err = c.Servers(ctx, key, func(server netip.AddrPort, d Destination, _ DestinationStats) { s.Destinations[server] = d })
 		}
 		if err != nil {
 			unread[key] = true

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"time"
 
@@ -74,11 +73,16 @@ const (
 	daemonPort      = 7
 	daemonTTL       = 8
 
-	statsConnections = 1
-	statsInPackets   = 2
-	statsOutPackets  = 3
-	statsInBytes     = 4
-	statsOutBytes    = 5
+	statsConnections    = 1
+	statsInPackets      = 2
+	statsOutPackets     = 3
+	statsInBytes        = 4
+	statsOutBytes       = 5
+	statsConnectionRate = 6
+	statsInPacketRate   = 7
+	statsOutPacketRate  = 8
+	statsInByteRate     = 9
+	statsOutByteRate    = 10
 
 	flagPersistent = 1
 	flagHashed     = 2 // set by the kernel on every service it knows
@@ -152,7 +156,7 @@ func appendService(b []byte, key ServiceKey, s *Settings) []byte {
 	native.PutUint32(b[len(b)-8:], flags)
 	native.PutUint32(b[len(b)-4:], ^uint32(flagHashed)) // the mask: all of them are meant
 	b = append32(b, svcTimeout, uint32(s.Persistence/time.Second))
-	b = append32(b, svcNetmask, netmask(addr, s.ClientBits))
+	b = append32(b, svcNetmask, netmask(addr, s.ClientMask))
 	if s.Engine != "" { // absent means none, also when editing
 		b = appendText(b, svcEngine, s.Engine)
 	}
@@ -212,18 +216,13 @@ func familyOf(a netip.Addr) uint16 {
 	return unix.AF_INET6
 }
 
-// netmask is a prefix length as the kernel wants it: a mask in network order for IPv4, the length itself for IPv6. 0 bits
-// stand for a whole address.
-func netmask(addr netip.Addr, prefix int) uint32 {
-	if prefix == 0 {
-		prefix = addr.BitLen()
-	}
+// netmask is a mask as the kernel wants it: the bits that count in network order for IPv4, a prefix length for IPv6.
+func netmask(addr netip.Addr, m ClientMask) uint32 {
 	if addr.Is4() {
-		var mask [4]byte
-		binary.BigEndian.PutUint32(mask[:], ^uint32(0)<<(32-prefix))
+		mask := m.IPv4().As4()
 		return native.Uint32(mask[:])
 	}
-	return uint32(prefix)
+	return uint32(m.IPv6())
 }
 
 // appendHeader appends the header of an attribute with a value of size bytes (struct nlattr).
@@ -277,18 +276,18 @@ func endNest(b []byte, start int) []byte {
 var errMalformed = errors.New("malformed IPVS message from the kernel")
 
 // decodeService reads the attributes of one message of a GET_SERVICE answer, without the destinations.
-func decodeService(b []byte) (ServiceKey, Settings, Counters, error) {
+func decodeService(b []byte) (ServiceKey, Settings, ServiceStats, error) {
 	var (
 		key                       ServiceKey
 		s                         Settings
-		counters                  Counters
+		counted                   ServiceStats
 		family, port              uint16
 		flags, timeout            uint32
 		addr, mask, stats, engine []byte
 	)
 	nest, err := entry(b, attrService)
 	if err != nil {
-		return key, s, counters, err
+		return key, s, counted, err
 	}
 	err = walk(nest, func(kind uint16, v []byte) {
 		switch kind {
@@ -317,14 +316,14 @@ func decodeService(b []byte) (ServiceKey, Settings, Counters, error) {
 		}
 	})
 	if err != nil {
-		return key, s, counters, err
+		return key, s, counted, err
 	}
 	if key.Mark != 0 {
 		key = ByMark(key.Mark, family == unix.AF_INET6)
 	} else {
 		a, err := addrOf(addr, family)
 		if err != nil {
-			return key, s, counters, err
+			return key, s, counted, err
 		}
 		key.Addr = netip.AddrPortFrom(a, port)
 	}
@@ -332,33 +331,22 @@ func decodeService(b []byte) (ServiceKey, Settings, Counters, error) {
 	// The kernel remembers timeout and mask of a service that is not persistent; they mean nothing then.
 	if flags&flagPersistent != 0 {
 		s.Persistence = time.Duration(timeout) * time.Second
-		s.ClientBits = clientBits(key.Addr.Addr(), mask)
-		s.Engine = name(engine)
+		s.ClientMask = clientMask(key.Addr.Addr(), mask)
 	}
-	counters, err = decodeCounters(stats)
-	return key, s, counters, err
+	s.Engine = name(engine)
+	counted.Counters, counted.Rates, err = decodeStats(stats)
+	return key, s, counted, err
 }
 
-// clientBits reads what netmask writes: 0 for a whole address, -1 for a mask that is no prefix.
-func clientBits(addr netip.Addr, mask []byte) int {
-	if len(mask) < 4 {
+// clientMask reads what netmask writes.
+func clientMask(addr netip.Addr, mask []byte) ClientMask {
+	switch {
+	case len(mask) < 4:
 		return 0
+	case addr.Is4():
+		return ClientMask(^binary.BigEndian.Uint32(mask))
 	}
-	prefix := int(native.Uint32(mask))
-	if addr.Is4() {
-		m := binary.BigEndian.Uint32(mask)
-		prefix = bits.LeadingZeros32(^m)
-		if m != ^uint32(0)<<(32-prefix) {
-			return -1
-		}
-		if prefix == 0 {
-			return -1 // all clients in one: no prefix length of ours says that
-		}
-	}
-	if prefix == addr.BitLen() {
-		return 0
-	}
-	return prefix
+	return PrefixMask(int(native.Uint32(mask)), true)
 }
 
 // decodeDest reads the attributes of one message of a GET_DEST answer about a service of the family given.
@@ -412,7 +400,7 @@ func decodeDest(b []byte, family uint16) (netip.AddrPort, Destination, Destinati
 	if err != nil {
 		return netip.AddrPort{}, d, counted, err
 	}
-	counted.Counters, err = decodeCounters(stats)
+	counted.Counters, counted.Rates, err = decodeStats(stats)
 	return netip.AddrPortFrom(a, port), d, counted, err
 }
 
@@ -461,9 +449,8 @@ func decodeInfo(b []byte) (Info, error) {
 	return i, err
 }
 
-// decodeCounters reads the 64-bit counters, which every kernel since 4.1 sends.
-func decodeCounters(b []byte) (Counters, error) {
-	var c Counters
+// decodeStats reads the 64-bit counters and rates, which every kernel since 4.1 sends.
+func decodeStats(b []byte) (c Counters, r Rates, _ error) {
 	err := walk(b, func(kind uint16, v []byte) {
 		switch kind {
 		case statsConnections:
@@ -476,9 +463,19 @@ func decodeCounters(b []byte) (Counters, error) {
 			c.InBytes = u64(v)
 		case statsOutBytes:
 			c.OutBytes = u64(v)
+		case statsConnectionRate:
+			r.Connections = u64(v)
+		case statsInPacketRate:
+			r.InPackets = u64(v)
+		case statsOutPacketRate:
+			r.OutPackets = u64(v)
+		case statsInByteRate:
+			r.InBytes = u64(v)
+		case statsOutByteRate:
+			r.OutBytes = u64(v)
 		}
 	})
-	return c, err
+	return c, r, err
 }
 
 // walk visits the attributes in b.

@@ -36,9 +36,12 @@ func drawSettings(t *rapid.T, key ServiceKey) Settings {
 	}
 	if rapid.Bool().Draw(t, "persistent") {
 		s.Persistence = time.Duration(rapid.IntRange(1, 1e6).Draw(t, "seconds")) * time.Second
-		s.ClientBits = rapid.IntRange(0, key.Addr.Addr().BitLen()-1).Draw(t, "client bits")
-		s.Engine = rapid.SampledFrom([]string{"", "sip"}).Draw(t, "engine")
+		s.ClientMask = PrefixMask(rapid.IntRange(1, key.Addr.Addr().BitLen()).Draw(t, "client bits"), key.IsIPv6())
+		if !key.IsIPv6() && rapid.Bool().Draw(t, "no prefix") {
+			s.ClientMask = ClientMask(rapid.Uint32().Draw(t, "client mask"))
+		}
 	}
+	s.Engine = rapid.SampledFrom([]string{"", "sip"}).Draw(t, "engine")
 	return s
 }
 
@@ -94,7 +97,7 @@ func TestCodecRoundTrip(t *testing.T) {
 }
 
 func TestDecodeServiceIgnoresWhatDoesNotApply(t *testing.T) {
-	// The kernel keeps timeout, netmask and engine of a service that is no longer persistent.
+	// The kernel keeps timeout and netmask of a service that is no longer persistent; an engine is one that was asked for.
 	k := key("192.0.2.10:80")
 	b, nest := beginNest(nil, attrService)
 	b = append16(b, svcFamily, unix.AF_INET)
@@ -108,7 +111,7 @@ func TestDecodeServiceIgnoresWhatDoesNotApply(t *testing.T) {
 	b = append(appendHeader(b, svcNetmask, 4), 255, 255, 255, 0)
 	b = appendText(b, svcEngine, "sip")
 	gotKey, got, _, err := decodeService(endNest(b, nest))
-	if want := (Settings{Scheduler: "rr"}); err != nil || gotKey != k || got != want {
+	if want := (Settings{Scheduler: "rr", Engine: "sip"}); err != nil || gotKey != k || got != want {
 		t.Errorf("got %v %+v, error %v; want %v %+v", gotKey, got, err, k, want)
 	}
 }
@@ -133,7 +136,7 @@ func TestDecodeTruncated(t *testing.T) {
 // FuzzDecode: no message of a kernel, however strange, may panic.
 func FuzzDecode(f *testing.F) {
 	k := key("192.0.2.10:80")
-	f.Add(appendOp(nil, &Op{Kind: AddService, Service: k, Settings: Settings{Scheduler: "wlc", Persistence: time.Minute, ClientBits: 24}}))
+	f.Add(appendOp(nil, &Op{Kind: AddService, Service: k, Settings: Settings{Scheduler: "wlc", Persistence: time.Minute, ClientMask: 0xff}}))
 	f.Add(appendOp(nil, &Op{Kind: AddService, Service: ByMark(66, true), Settings: Settings{Scheduler: "mh", Flags: Fallback}}))
 	f.Add(appendOp(nil, &Op{
 		Kind: AddDestination, Service: k, Server: netip.MustParseAddrPort("[2001:db8::1]:80"),

@@ -68,7 +68,7 @@ func (o Op) Change() string {
 	case EditService:
 		edit("scheduler", o.WasSettings.Scheduler, s.Scheduler)
 		edit("persistence", o.WasSettings.Persistence, s.Persistence)
-		edit("client bits", o.WasSettings.ClientBits, s.ClientBits)
+		edit("client mask", o.WasSettings.ClientMask.Text(o.Service.IsIPv6()), s.ClientMask.Text(o.Service.IsIPv6()))
 		edit("flags", o.WasSettings.Flags, s.Flags)
 		edit("engine", o.WasSettings.Engine, s.Engine)
 	case AddDestination:

@@ -138,7 +138,7 @@ func drawTables(t *rapid.T) (have, want Table) {
 			}
 			if rapid.Bool().Draw(t, "persistent") {
 				s.Persistence = rapid.SampledFrom([]time.Duration{time.Minute, time.Hour}).Draw(t, "persistence")
-				s.ClientBits = rapid.SampledFrom([]int{0, 24}).Draw(t, "client bits")
+				s.ClientMask = rapid.SampledFrom([]ClientMask{0, 0xff, ^ClientMask(0)}).Draw(t, "client mask")
 			}
 			for j := range 5 {
 				if !rapid.Bool().Draw(t, fmt.Sprint(label, " has server ", j)) {

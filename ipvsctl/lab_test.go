@@ -89,9 +89,9 @@ func TestLabSettings(t *testing.T) {
 	for _, s := range []Settings{
 		{Scheduler: "rr"},
 		{Scheduler: "wlc", Persistence: 5 * time.Minute},
-		{Scheduler: "wlc", Persistence: time.Second, ClientBits: 24},
+		{Scheduler: "wlc", Persistence: time.Second, ClientMask: 0xff},
 		{Scheduler: "rr", Flags: OnePacket},
-		{Scheduler: "rr", Persistence: time.Hour, ClientBits: 1},
+		{Scheduler: "rr", Persistence: time.Hour, ClientMask: ClientMask(^uint32(0) >> 1)},
 		{Scheduler: "wrr", Persistence: time.Minute, Engine: "sip"},
 		{Scheduler: "sh", Flags: SourcePort | Fallback},
 		{Scheduler: "mh", Flags: Fallback},
@@ -176,7 +176,7 @@ func TestLabEverybodysKinds(t *testing.T) {
 		}},
 		ByMark(66, true): {Settings{Scheduler: "wlc"}, none},
 		{Protocol: SCTP, Addr: netip.MustParseAddrPort("192.0.2.10:80")}: {Settings{Scheduler: "wlc"}, none},
-		key("192.0.2.10:80"):     {Settings{Scheduler: "wlc", Persistence: time.Minute, ClientBits: 16}, none},
+		key("192.0.2.10:80"):     {Settings{Scheduler: "wlc", Persistence: time.Minute, ClientMask: 0xffff}, none},
 		key("[2001:db8::10]:80"): {Settings{Scheduler: "wlc"}, none},
 	}
 	if ops := Diff(got, want); len(ops) > 0 || len(got) != len(want) {

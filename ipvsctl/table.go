@@ -151,7 +151,7 @@ type Settings struct {
 	Scheduler   string
 	Flags       Flags
 	Persistence time.Duration // how long a client stays with its server; whole seconds, 0 = not at all
-	ClientBits  int           // with Persistence: clients that share this prefix length stay together; 0 = each by itself
+	ClientMask  ClientMask    // with Persistence: which clients stay together
 	Engine      string        // with Persistence: what a client is told by, "" = its address
 }
 
@@ -215,15 +215,22 @@ type Counters struct {
 	OutBytes    uint64 `json:"out_bytes"`
 }
 
+// Rates are what passes in a second, a moving average over samples of 2 s.
+type Rates struct {
+	Connections, InPackets, OutPackets, InBytes, OutBytes uint64
+}
+
 // ServiceStats is what the kernel counted for one service.
 type ServiceStats struct {
 	Counters
+	Rates        Rates
 	Destinations map[netip.AddrPort]DestinationStats
 }
 
 // DestinationStats is what the kernel counted for one real server of one service.
 type DestinationStats struct {
 	Counters
+	Rates      Rates
 	Active     uint32 // TCP connections in SYN_RECV and ESTABLISHED
 	Inactive   uint32 // all others, and all of UDP
 	Persistent uint32 // clients that are bound to the server

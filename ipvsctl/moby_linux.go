@@ -51,6 +51,9 @@ func SetTimeouts(t Timeouts) error {
 	return wrap(fmt.Sprintf("set timeouts %v %v %v", t.TCP, t.TCPFin, t.UDP), err)
 }
 
+// Flush removes all services of the calling thread's network namespace, with their servers. Open has said that IPVS is there.
+func Flush() error { return wrap("remove all services", withMoby((*ipvs.Handle).Flush)) }
+
 // The library asks modprobe for IPVS at its first use, and complains to the log where there is no such program,
 // although IPVS is there.
 var quietMoby = sync.OnceFunc(func() { logrus.SetOutput(io.Discard) })
