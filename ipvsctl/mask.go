@@ -19,6 +19,12 @@ func PrefixMask(bits int, ipv6 bool) ClientMask {
 	return ClientMask(^uint32(0) >> bits)
 }
 
+// MaskOf keeps clients together that are equal in the bits which an IPv4 address has set.
+func MaskOf(counting netip.Addr) ClientMask {
+	a := counting.As4()
+	return ClientMask(^binary.BigEndian.Uint32(a[:]))
+}
+
 // IPv4 is m as a mask of bits that count: 255.255.255.0.
 func (m ClientMask) IPv4() netip.Addr {
 	var a [4]byte

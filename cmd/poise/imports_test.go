@@ -14,6 +14,7 @@ var arrows = []struct {
 	because string
 }{
 	{"poise/ipvsctl", nil, "the engines serve other programs too: they know neither each other nor our configuration"},
+	{"poise/ipvsctl/adm", []string{"poise/ipvsctl"}, "ipvsadm is a way to talk to the table, and knows of nothing else"},
 	{"poise/checker", nil, "the engines serve other programs too: they know neither each other nor our configuration"},
 	{"poise/vrrp", nil, "the engines serve other programs too: they know neither each other nor our configuration"},
 	{"poise/config", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the configuration fills in the engines' own types and knows nothing of processes"},
@@ -25,7 +26,7 @@ var arrows = []struct {
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/nft", "poise/internal/status",
 	}, "the one place that wires, below the commands"},
 	{"poise/cmd/poise", []string{
-		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp",
+		"poise/config", "poise/checker", "poise/ipvsctl", "poise/ipvsctl/adm", "poise/vrrp",
 		"poise/internal/director", "poise/internal/host", "poise/internal/nft", "poise/internal/realserver", "poise/internal/status",
 	}, "a command may use everything but the lab and vrrp/sim, which only tests, demo and bench import"},
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
@@ -13,12 +14,17 @@ import (
 
 	"poise/config"
 	"poise/internal/director"
+	"poise/ipvsctl/adm"
 )
 
 func main() {
 	// A child of the daemon is told by its name; it has no command line to parse.
 	if role, ok := director.ChildRole(os.Args); ok {
 		exit(director.RunChild(role, os.Args, newLogger(os.Stderr)))
+	}
+	switch filepath.Base(os.Args[0]) {
+	case "ipvsadm", "ipvsadm-save", "ipvsadm-restore":
+		os.Exit(adm.Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
 	}
 	exit(rootCommand().Execute())
 }
@@ -52,7 +58,7 @@ func rootCommand() *cobra.Command {
 		runCommand(), reloadCommand(), checkCommand(),
 		statusCommand(), eventsCommand(),
 		drainCommand(), enableCommand(), weightCommand(), holdCommand(), failoverCommand(),
-		realserverCommand(), releaseCommand(), versionCommand(),
+		realserverCommand(), ipvsCommand(), releaseCommand(), versionCommand(),
 	)
 	return root
 }
