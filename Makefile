@@ -21,7 +21,7 @@ SIZES     ?= 500x10,1000x10,2000x20
 RUNS      ?= 3
 COLOR      = $(shell [ -t 1 ] && echo always || echo never)
 
-.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint sim fuzz bench bench-native bench-lab demo docs install clean
+.PHONY: help deps deps-build deps-demo deps-test build test test-fast lint sim fuzz bench bench-native bench-lab demo docs install install-ipvsadm clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -86,11 +86,15 @@ demo: deps-demo ## the night of one director, then a pair: hand-over, power-off,
 docs: deps-build ## rewrite the pages that are generated from the code
 	$(GO) test ./config ./internal/status -run TestDocs -update
 
-install: build ## poise, its systemd unit and the examples, below DESTDIR
+install: build ## poise, its systemd units and the examples, below DESTDIR
 	install -D -m 0755 $(BIN)/poise $(DESTDIR)$(PREFIX)/bin/poise
 	install -d $(DESTDIR)/etc/poise $(DESTDIR)$(UNITS) $(DESTDIR)$(PREFIX)/share/doc/poise/examples
-	sed 's|@bin@|$(PREFIX)/bin|' contrib/poise.service > $(DESTDIR)$(UNITS)/poise.service
+	for unit in poise.service poise-ipvs.service; do sed 's|@bin@|$(PREFIX)/bin|g' contrib/$$unit > $(DESTDIR)$(UNITS)/$$unit; done
 	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+
+install-ipvsadm: install ## poise also as ipvsadm, ipvsadm-save and ipvsadm-restore
+	install -d $(DESTDIR)$(PREFIX)/sbin
+	for name in ipvsadm ipvsadm-save ipvsadm-restore; do ln -sf ../bin/poise $(DESTDIR)$(PREFIX)/sbin/$$name; done
 
 clean: ## remove what was built
 	rm -rf $(BIN)

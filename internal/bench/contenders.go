@@ -53,20 +53,23 @@ func (s scale) each(step int, before func(netip.AddrPort) string, each func(serv
 	return b.String()
 }
 
-type ipvsadm struct{}
+// byHand is a program that reads the table as commands, and lists it.
+type byHand struct{ words string } // of which the first is found by PATH
 
-func (ipvsadm) name() string { return "ipvsadm -R" }
-func (ipvsadm) daemon() bool { return false }
+func (b byHand) name() string { return filepath.Base(b.words) }
+func (byHand) daemon() bool   { return false }
 
-func (ipvsadm) config(s scale, step int) string {
+func (byHand) config(s scale, step int) string {
 	return s.each(step,
 		func(a netip.AddrPort) string { return fmt.Sprintf("-A -t %v -s wlc\n", a) },
 		func(a, r netip.AddrPort, w int) string { return fmt.Sprintf("-a -t %v -r %v -m -w %d\n", a, r, w) }, "")
 }
 
-func (ipvsadm) command(file, _ string) *exec.Cmd {
-	return exec.Command("sh", "-c", `exec ipvsadm -R <"$0"`, file)
+func (b byHand) command(file, _ string) *exec.Cmd {
+	return exec.Command("sh", "-c", "exec "+b.words+` -R <"$0"`, file)
 }
+
+func (b byHand) list() *exec.Cmd { return exec.Command("sh", "-c", "exec "+b.words+" -Ln >/dev/null") }
 
 type keepalived struct{}
 

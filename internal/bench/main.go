@@ -1,5 +1,6 @@
 // Command bench measures how long a whole table takes to get into the kernel, to change there and to go: by poise, by
-// keepalived without checks, and by ipvsadm -R, one after the other in a network namespace of its own each time.
+// keepalived without checks, and by hand with ipvsadm and poise ipvs, which list it too; one after the other in a network
+// namespace of its own each time.
 //
 //	bin/labrun bin/bench -poise bin/poise
 //
@@ -40,7 +41,7 @@ func main() {
 		s := parseScale(size)
 		var r results
 		for range *runs {
-			for _, c := range []contender{ipvsadm{}, batches{}, keepalived{}, &daemon{binary: *poise}} {
+			for _, c := range []contender{byHand{"ipvsadm"}, byHand{*poise + " ipvs"}, batches{}, keepalived{}, &daemon{binary: *poise}} {
 				r.add(c.name(), measure(c, s, dir))
 			}
 		}

@@ -56,7 +56,17 @@ func measure(c contender, s scale, dir string) map[string]sample {
 	ready := listen(cmd, dir)
 	begin := time.Now()
 	p := h.Start(cmd)
-	all["load"] = settle(begin, watch, p, 0, s.entries(), c.daemon(), ready)
+	load := "load"
+	b, isByHand := c.(byHand)
+	if isByHand {
+		load = "restore"
+	}
+	all[load] = settle(begin, watch, p, 0, s.entries(), c.daemon(), ready)
+	if isByHand {
+		begin := time.Now()
+		must(h.Start(b.list()).Wait())
+		all["list"] = sample{wall: time.Since(begin)}
+	}
 	if !c.daemon() {
 		return all
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -29,17 +30,17 @@ func (r *results) add(name string, phases map[string]sample) {
 	}
 }
 
-// print writes the medians with minimum and maximum, and how poise's compares.
+// print writes the medians with minimum and maximum, and how the median of poise compares, or of poise ipvs.
 func (r *results) print(s scale) {
-	fmt.Printf("\n%d services x %d servers: wall ms min/median/max, CPU ms, messages; ratio of poise's median wall\n", s.services, s.servers)
+	fmt.Printf("\n%d services x %d servers: wall ms min/median/max, CPU ms, messages; ratio of poise's median wall (restore, list: of poise ipvs)\n", s.services, s.servers)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	order := []string{"load"}
+	order := []string{"restore", "list", "load"}
 	for _, p := range phases {
 		order = append(order, p.name)
 	}
 	for _, phase := range append(order, "stop", "left behind") {
 		of := r.samples[phase]
-		poise := median(of["poise"], wall)
+		ours := median(append(of["poise"], of["poise ipvs"]...), wall)
 		for _, name := range r.names {
 			samples, ok := of[name]
 			if !ok {
@@ -49,8 +50,8 @@ func (r *results) print(s scale) {
 			fmt.Fprintf(w, "%s\t%s\t%d/%d/%d\t%d\t%d", phase, name, least, mid, most,
 				median(samples, func(s sample) int64 { return s.cpu.Milliseconds() }),
 				median(samples, func(s sample) int64 { return int64(s.messages) }))
-			if name != "poise" && mid > 0 {
-				fmt.Fprintf(w, "\t%.2f", float64(poise)/float64(mid))
+			if !strings.HasPrefix(name, "poise") && mid > 0 {
+				fmt.Fprintf(w, "\t%.2f", float64(ours)/float64(mid))
 			}
 			fmt.Fprintln(w)
 		}

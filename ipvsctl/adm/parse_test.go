@@ -266,3 +266,29 @@ func saved(p *program, out *bytes.Buffer, table ipvsctl.Table) string {
 	p.out.Flush()
 	return out.String()
 }
+
+func BenchmarkParse(b *testing.B) {
+	p, _, _ := offline("")
+	l := newLines(endless("-a -t 10.1.0.1:80 -r 10.2.0.1:81 -m -w 5\n"))
+	b.ReportAllocs()
+	for b.Loop() {
+		words, err := l.next()
+		if err != nil {
+			b.Fatal(err)
+		}
+		r, err := p.parseLine(words)
+		if _, ok := r.op(); !ok || err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// endless is an input of one line again and again.
+type endless string
+
+func (e endless) Read(b []byte) (n int, _ error) {
+	for n+len(e) <= len(b) {
+		n += copy(b[n:], e)
+	}
+	return n, nil
+}
