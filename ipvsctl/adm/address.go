@@ -27,7 +27,7 @@ func (n *names) parseEndpoint(text string, p ipvsctl.Protocol) (e endpoint, ok b
 			return e, false
 		}
 	}
-	if a, err := netip.ParseAddr(text); err == nil && a.Is6() && a.Zone() == "" {
+	if a, ok := parseIPv6(text); ok {
 		e.addr = a
 	} else {
 		// Also within brackets, whose port is forgotten then.
@@ -49,6 +49,14 @@ func (n *names) parseEndpoint(text string, p ipvsctl.Protocol) (e endpoint, ok b
 		e.port = uint16(number)
 	}
 	return e, true
+}
+
+func parseIPv6(text string) (netip.Addr, bool) {
+	if strings.IndexByte(text, ':') == strings.LastIndexByte(text, ':') {
+		return netip.Addr{}, false // most are IPv4 with a port
+	}
+	a, err := netip.ParseAddr(text)
+	return a, err == nil && a.Is6() && a.Zone() == ""
 }
 
 // parseIPv4 reads an address in the forms of inet_aton, or a host's name.

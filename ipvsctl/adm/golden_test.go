@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,7 +128,7 @@ func TestParseRecordingRefuses(t *testing.T) {
 		"~ uniq\n" + command, "~ s/(/x/\n" + command, "~ s/a/b\n" + command, "~ sort\n" + command, "~ head -1\n" + command,
 		"@ dance\n" + command, "@ sh\n" + command, "@ sleep soon\n" + command, "@ uid root\n" + command, "@ listen 80\n" + command,
 		"@ syn 10.0.0.1:1\n" + command, "@ syn 10.0.0.1:1 10.0.0.2:1 x\n" + command, "@ udp 10.0.0.1:1 10.0.0.2:1\n" + command,
-		"@ udp 10.0.0.1:1 10.0.0.2:1 1 x\n" + command, "@ udp 10.0.0.1:1 10.0.0.2:1 1 2 3\n" + command, "@ udp-data 10.0.0.1:1 10.0.0.2:1\n" + command,
+		"@ udp 10.0.0.1:1 10.0.0.2:1 1 x\n" + command, "@ udp 10.0.0.1:1 10.0.0.2:1 1 -2\n" + command, "@ udp 10.0.0.1:1 10.0.0.2:1 1 2 3\n" + command, "@ udp-data 10.0.0.1:1 10.0.0.2:1\n" + command,
 	} {
 		if r, err := parseRecording("x", text); err == nil {
 			t.Errorf("%q is taken as %+v", text, r)
@@ -438,9 +439,9 @@ func parseTraffic(verb, text string) (func(*stage) error, error) {
 		if err != nil {
 			return nil, err
 		}
-		count, err := strconv.Atoi(times)
+		count, err := strconv.ParseUint(times, 10, 16)
 		return func(s *stage) error {
-			return s.host.Do(func() error { return sendDatagrams(src, dst, make([]byte, size), count) })
+			return s.host.Do(func() error { return sendDatagrams(src, dst, make([]byte, size), int(count)) })
 		}, err
 	case verb == "udp-data" && more:
 		data := []byte(strings.NewReplacer(`\r`, "\r", `\n`, "\n").Replace(rest))
@@ -451,7 +452,8 @@ func parseTraffic(verb, text string) (func(*stage) error, error) {
 	return nil, errors.New("too few arguments or too many")
 }
 
-// executor runs the program that a recording is about. It is called on a thread in the namespace of a case, with the rights that it is to have.
+// executor runs the program that a recording is about. It is called on a thread in the namespace of the case, with the
+// rights that the program is to have.
 type executor func(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int, err error)
 
 func replayAll(t *testing.T, e executor) {
@@ -469,7 +471,7 @@ func replayAll(t *testing.T, e executor) {
 			differences := r.replay(t, e)
 			if reason := unmatched[r.name]; reason != "" {
 				if len(differences) == 0 {
-					t.Errorf("matches, but is listed as unmatched: %s", reason)
+					t.Fatalf("matches, but is listed as unmatched: %s", reason)
 				}
 				t.Skipf("%d commands are not matched: %s", len(differences), reason)
 			}
@@ -532,7 +534,7 @@ func (r recording) replay(t *testing.T, e executor) (differences []string) {
 				got.stdout, got.stderr = f(got.stdout), f(got.stderr)
 			}
 			want := step.want
-			if r.class == "text" { // only where there is some counts
+			if r.class == "text" {
 				want.stdout, want.stderr = anyText(want.stdout, got.stdout), anyText(want.stderr, got.stderr)
 			}
 			if got != want {
@@ -543,6 +545,7 @@ func (r recording) replay(t *testing.T, e executor) (differences []string) {
 	return differences
 }
 
+// anyText is what is wanted of a stream where some text is wanted, but the program may say it in its own words.
 func anyText(want, got string) string {
 	if want != "" && got != "" {
 		return got
@@ -607,8 +610,12 @@ func (s *stage) listen(addr netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	s.keep(l)
-	go func() {
+	var wg sync.WaitGroup
+	s.t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
@@ -620,7 +627,7 @@ func (s *stage) listen(addr netip.AddrPort) error {
 				c.Close()
 			}
 		}
-	}()
+	})
 	return nil
 }
 

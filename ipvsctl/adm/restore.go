@@ -157,7 +157,8 @@ func (p *program) addLine(table ipvsctl.Table, words []string) error {
 // lines are the words of each line of an input.
 type lines struct {
 	in     *bufio.Reader
-	number int // of the line that was read last
+	number int      // of the line that was read last
+	words  []string // used again and again
 }
 
 func newLines(in io.Reader) *lines { return &lines{in: bufio.NewReaderSize(in, longestLine)} }
@@ -168,7 +169,8 @@ func (l *lines) waiting() bool {
 	return bytes.IndexByte(b, '\n') >= 0
 }
 
-// next returns the words of the next line, without a leading "ipvsadm", or io.EOF. Nothing quotes a blank.
+// next returns the words of the next line, without a leading "ipvsadm", or io.EOF. Nothing quotes a blank. They are good
+// until the next call.
 func (l *lines) next() ([]string, error) {
 	line, err := l.in.ReadSlice('\n')
 	l.number++
@@ -179,9 +181,19 @@ func (l *lines) next() ([]string, error) {
 	case err != nil:
 		return nil, err
 	}
-	words := strings.FieldsFunc(string(line), func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' || r == '\r' })
-	if len(words) > 0 && words[0] == "ipvsadm" {
-		words = words[1:]
+	l.words = l.words[:0]
+	start, text := 0, string(line)+"\n"
+	for i := range len(text) {
+		switch text[i] {
+		case ' ', '\t', '\r', '\n':
+			if start < i {
+				l.words = append(l.words, text[start:i])
+			}
+			start = i + 1
+		}
 	}
-	return words, nil
+	if len(l.words) > 0 && l.words[0] == "ipvsadm" {
+		return l.words[1:], nil
+	}
+	return l.words, nil
 }
