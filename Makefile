@@ -91,6 +91,7 @@ install: build ## poise, its systemd units and the examples, below DESTDIR
 	install -d $(DESTDIR)/etc/poise $(DESTDIR)$(UNITS) $(DESTDIR)$(PREFIX)/share/doc/poise/examples
 	for unit in poise.service poise-ipvs.service; do sed 's|@bin@|$(PREFIX)/bin|g' contrib/$$unit > $(DESTDIR)$(UNITS)/$$unit; done
 	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/poise/examples
+	@echo "poise in place of ipvsadm, by its names: make install-ipvsadm"
 
 install-ipvsadm: install ## poise also as ipvsadm, ipvsadm-save and ipvsadm-restore
 	install -d $(DESTDIR)$(PREFIX)/sbin

@@ -49,6 +49,8 @@ type program struct {
 
 	kernel *ipvsctl.Client
 	info   ipvsctl.Info
+
+	read, scratch []server // of a listing, used again and again
 }
 
 // saveScript is what Debian's ipvsadm-save does.

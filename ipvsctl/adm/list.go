@@ -63,20 +63,21 @@ func (p *program) entries(ctx context.Context, how given) ([]entry, error) {
 		all = append(all, entry{key, s, counted})
 	})
 	if how&givenNoSort == 0 {
-		mergeSort(all, func(a, b *entry) int { return compareServices(a.key, b.key) })
+		mergeSort(all, nil, func(a, b *entry) int { return compareServices(a.key, b.key) })
 	}
 	return all, err
 }
 
-// servers reads the servers of one service, sorted unless --nosort was said.
+// servers reads the servers of one service, sorted unless --nosort was said. They are good until the next call.
 func (p *program) servers(ctx context.Context, key ipvsctl.ServiceKey, how given) ([]server, error) {
-	var all []server
+	all := p.read[:0]
 	err := p.kernel.Servers(ctx, key, func(addr netip.AddrPort, d ipvsctl.Destination, counted ipvsctl.DestinationStats) {
 		all = append(all, server{addr, d, counted})
 	})
 	if how&givenNoSort == 0 {
-		mergeSort(all, func(a, b *server) int { return compareEndpoints(a.addr, b.addr) })
+		p.scratch = mergeSort(all, p.scratch, func(a, b *server) int { return compareEndpoints(a.addr, b.addr) })
 	}
+	p.read = all
 	return all, err
 }
 
@@ -342,17 +343,19 @@ func wordsOf(a netip.Addr) (words [4]uint32) {
 }
 
 // mergeSort sorts as the C library of ipvsadm does. That order is no order where addresses are far apart, so the result
-// depends on the way.
-func mergeSort[E any](s []E, compare func(a, b *E) int) {
+// depends on the way. It returns scratch, perhaps grown, for the next call.
+func mergeSort[E any](s, scratch []E, compare func(a, b *E) int) []E {
 	if len(s) < 2 {
-		return
+		return scratch
 	}
-	left, right := append([]E(nil), s[:len(s)/2]...), s[len(s)/2:]
-	mergeSort(left, compare)
-	mergeSort(right, compare)
+	left, right := s[:len(s)/2], s[len(s)/2:]
+	scratch = mergeSort(left, scratch, compare)
+	scratch = mergeSort(right, scratch, compare)
+	scratch = append(scratch[:0], left...)
+	left = scratch
 	for i := range s {
 		if len(left) == 0 {
-			return // what is left of right is where it belongs
+			break // what is left of right is where it belongs
 		}
 		if len(right) == 0 || compare(&left[0], &right[0]) <= 0 {
 			s[i], left = left[0], left[1:]
@@ -360,4 +363,5 @@ func mergeSort[E any](s []E, compare func(a, b *E) int) {
 			s[i], right = right[0], right[1:]
 		}
 	}
+	return scratch
 }
