@@ -19,7 +19,7 @@ func holdCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hold SERVICE",
 		Short: "Leave a service's entries in the kernel alone, as they are or as you make them",
-		Long: `Leave a service's entries in the kernel alone, as they are or as you make them with ipvsadm: neither what
+		Long: `Leave a service's entries in the kernel alone, as they are or as you make them with "poise ipvs": neither what
 others change is put back, nor does what checks, operators and reloads decide reach the kernel. Checks go on, and
 "poise status" shows what waits. A reload that takes the service out of the file ends it all the same.
 

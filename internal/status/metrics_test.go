@@ -197,13 +197,13 @@ func TestText(t *testing.T) {
 ! router public: 192.0.2.66, priority 100, last heard 2026-01-02 03:04:05: adverts with another password
 ! last reload rejected: poise.toml:3: a: b
 ! last reload rejected: poise.toml:4: c: d
-! service web: server 192.0.2.66:80 was added by somebody else: left alone, not checked (ipvsadm -d -t 192.0.2.10:80 -r 192.0.2.66:80)
+! service web: server 192.0.2.66:80 was added by somebody else: left alone, not checked (poise ipvs -d -t 192.0.2.10:80 -r 192.0.2.66:80)
 ! web 192.0.2.22:80: down: GET /healthz: status 503
 ! service dns is down: weight 1, quorum 2: sorry server 10.0.0.99:53 answers
 ! service dns: 192.0.2.10 is not an address of this host: its requests do not arrive here
 ! service dns: the kernel refuses: add 192.0.2.10:53/udp 10.0.0.2:53 nat weight 1: invalid argument
 ! net.ipv4.ip_forward must be 1: net.ipv4.ip_forward = 1: read-only file system
-! service 192.0.2.10:22 was added by somebody else: left alone (ipvsadm -D -t 192.0.2.10:22)
+! service 192.0.2.10:22 was added by somebody else: left alone (poise ipvs -D -t 192.0.2.10:22)
 ! the elector has no precedence over other processes: operation not permitted
 
 router public: MASTER since 2026-01-02 03:04:05 (no advert from 192.0.2.2 for 3.609s)  192.0.2.10 on eth0, priority 150

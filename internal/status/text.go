@@ -76,7 +76,7 @@ func (s *Snapshot) problems() []string {
 			add("service %s: the kernel refuses: %s", service.Name, service.Problem)
 		}
 		for _, foreign := range service.ForeignServers {
-			add("service %s: server %v was added by somebody else: left alone, not checked (ipvsadm -d %s -r %v)",
+			add("service %s: server %v was added by somebody else: left alone, not checked (poise ipvs -d %s -r %v)",
 				service.Name, foreign, ipvsadmOption(service.Key), foreign)
 		}
 		for _, server := range service.Servers {
@@ -100,7 +100,7 @@ func (s *Snapshot) problems() []string {
 		}
 	}
 	for _, foreign := range s.ForeignServices {
-		add("service %v was added by somebody else: left alone (ipvsadm -D %s)", foreign, ipvsadmOption(foreign))
+		add("service %v was added by somebody else: left alone (poise ipvs -D %s)", foreign, ipvsadmOption(foreign))
 	}
 	if s.Elector.NoRealtime != "" {
 		add("the elector has no precedence over other processes: %s", s.Elector.NoRealtime)
