@@ -26,10 +26,10 @@ import (
 	"poise/internal/status"
 )
 
-// TestMain lets the test binary be poise: as the command "poise", which is in PATH then, and as the
-// daemon's children.
+// TestMain lets the test binary be poise: as the command "poise", which is in PATH then, as the daemon's
+// children, and by the names of ipvsadm.
 func TestMain(m *testing.M) {
-	if _, child := director.ChildRole(os.Args); child {
+	if _, child := director.ChildRole(os.Args); child || strings.HasPrefix(filepath.Base(os.Args[0]), "ipvsadm") {
 		main()
 	}
 	testscript.Main(m, map[string]func(){"poise": main})
