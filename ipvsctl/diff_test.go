@@ -138,7 +138,11 @@ func drawTables(t *rapid.T) (have, want Table) {
 			}
 			if rapid.Bool().Draw(t, "persistent") {
 				s.Persistence = rapid.SampledFrom([]time.Duration{time.Minute, time.Hour}).Draw(t, "persistence")
-				s.ClientMask = rapid.SampledFrom([]ClientMask{0, 0xff, ^ClientMask(0)}).Draw(t, "client mask")
+				masks := []ClientMask{0, 0xff, ^ClientMask(0)}
+				if k.IsIPv6() {
+					masks = []ClientMask{0, PrefixMask(64, true)}
+				}
+				s.ClientMask = rapid.SampledFrom(masks).Draw(t, "client mask")
 			}
 			for j := range 5 {
 				if !rapid.Bool().Draw(t, fmt.Sprint(label, " has server ", j)) {
