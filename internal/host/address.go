@@ -66,19 +66,9 @@ type ifAddr struct {
 	message []byte // what the kernel tells of it: sent back, the same address is made or deleted
 }
 
-// addrsOf dumps the addresses of an interface, or those of all for index 0. It starts again when they changed
-// under the dump.
+// addrsOf returns the addresses of an interface, or those of all for index 0.
 func addrsOf(index int) ([]ifAddr, error) {
-	var messages [][]byte
-	var err error
-	for range 10 {
-		request := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
-		request.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
-		messages, err = request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
-		if !errors.Is(err, nl.ErrDumpInterrupted) {
-			break
-		}
-	}
+	messages, err := dump(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), unix.RTM_NEWADDR)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +83,22 @@ func addrsOf(index int) ([]ifAddr, error) {
 		}
 	}
 	return addrs, nil
+}
+
+// dump returns all that the kernel answers to a question. It starts again when things changed under the dump.
+func dump(question int, header nl.NetlinkRequestData, answer uint16) (messages [][]byte, err error) {
+	for range 10 {
+		request := nl.NewNetlinkRequest(question, unix.NLM_F_DUMP)
+		request.AddData(header)
+		messages, err = request.Execute(unix.NETLINK_ROUTE, answer)
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return messages, nil
 }
 
 func parseAddr(message []byte) (ifAddr, error) {
@@ -205,4 +211,9 @@ func Local(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 		}
 	}
 	return local, nil
+}
+
+// ofHost tells whether an address can be a host's, as it stands in packets.
+func ofHost(addr netip.Addr) bool {
+	return addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.Is4In6() && addr.Zone() == ""
 }

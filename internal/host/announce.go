@@ -40,13 +40,20 @@ func NeighborAdvertisement(mac net.HardwareAddr, addr netip.Addr, router bool) (
 	if err != nil {
 		return nil, err
 	}
+	return multicast(mac, addr, allNodes, message)
+}
+
+// multicast returns the Ethernet frame of an ICMPv6 message to a group, which also names the frame's receivers (RFC 2464
+// section 7).
+func multicast(mac net.HardwareAddr, from, group netip.Addr, message []byte) ([]byte, error) {
 	packet := binary.BigEndian.AppendUint32(nil, 6<<28) // version, no traffic class, no flow label
 	packet = binary.BigEndian.AppendUint16(packet, uint16(len(message)))
 	packet = append(packet, unix.IPPROTO_ICMPV6, ndp.HopLimit)
-	packet = append(packet, addr.AsSlice()...)
-	packet = append(packet, allNodes.AsSlice()...)
+	packet = append(packet, from.AsSlice()...)
+	packet = append(packet, group.AsSlice()...)
 	packet = append(packet, message...)
-	return frame(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, mac, ethernet.EtherTypeIPv6, packet)
+	to := append(net.HardwareAddr{0x33, 0x33}, group.AsSlice()[12:]...)
+	return frame(to, mac, ethernet.EtherTypeIPv6, packet)
 }
 
 func frame(to, from net.HardwareAddr, kind ethernet.EtherType, payload []byte) ([]byte, error) {
