@@ -16,6 +16,7 @@ import (
 
 // Client talks to the nftables of the network namespace it was opened in. One goroutine at a time may use it.
 type Client struct {
+	place   *place
 	library *nftables.Conn
 	socket  *netlink.Conn // the library's own, for what it cannot ask or send
 
@@ -32,8 +33,10 @@ type Client struct {
 
 // Open returns a client for the calling thread's network namespace. Without nftables, or without the right to use it, the
 // error says what to do.
-func Open() (*Client, error) {
-	c := &Client{}
+func Open() (*Client, error) { return openAt(directorPlace) }
+
+func openAt(p *place) (*Client, error) {
+	c := &Client{place: p}
 	library, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(socket *netlink.Conn) error {
 		c.socket = socket
 		return errors.Join(
@@ -42,12 +45,12 @@ func Open() (*Client, error) {
 		)
 	}))
 	if err != nil {
-		return nil, explainOpen(err)
+		return nil, p.explainOpen(err)
 	}
 	c.library = library
 	if _, err := c.generation(); err != nil {
 		c.Close()
-		return nil, explainOpen(err)
+		return nil, p.explainOpen(err)
 	}
 	return c, nil
 }
@@ -114,12 +117,16 @@ func (c *Client) Replace(r Rules) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
-	batch, err := tableOf(r).replacement()
+	return c.replace(tableOf(r))
+}
+
+func (c *Client) replace(t *table) error {
+	batch, err := t.replacement()
 	if err == nil {
 		err = c.transact(batch)
 	}
 	if err != nil {
-		return fmt.Errorf("nftables: %w", explain(err))
+		return fmt.Errorf("nftables: %w", c.place.explain(err))
 	}
 	return nil
 }
@@ -140,7 +147,7 @@ func (c *Client) transact(batch []netlink.Message) error {
 // as nobody has changed any table, nor the caller his mind, it costs one short question to the kernel.
 func (c *Client) Differences(r Rules) ([]string, error) {
 	if err := c.look(); err != nil {
-		return nil, fmt.Errorf("nftables: %w", explain(err))
+		return nil, fmt.Errorf("nftables: %w", c.place.explain(err))
 	}
 	if c.compared != c.seen || !c.want.Equal(r) {
 		c.want, c.compared, c.found = r.Merge(Rules{}), c.seen, tableOf(r).differences(c.have)
@@ -212,22 +219,23 @@ func (c *Client) generation() (id uint32, err error) {
 
 // read asks for everything that is in our table.
 func (c *Client) read() (*table, error) {
-	inet, err := c.library.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+	ours, err := c.library.ListTableOfFamily(c.place.name, c.place.family)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	t := &table{flagged: inet.Flags != 0, sets: make(map[string]set), chains: make(map[string]chain)}
+	t := newTable(c.place)
+	t.flagged = ours.Flags != 0
 	// What somebody else has put there may be of a kind that the library does not know: a difference, and no error, so that
 	// it is put right.
-	t.unread = c.readSets(t, inet)
+	t.unread = c.readSets(t, ours)
 	return t, errors.Join(c.readChains(t), c.readRules(t))
 }
 
-func (c *Client) readSets(t *table, inet *nftables.Table) error {
-	kinds, err := c.library.GetSets(inet)
+func (c *Client) readSets(t *table, ours *nftables.Table) error {
+	kinds, err := c.library.GetSets(ours)
 	if err != nil {
 		return err
 	}
@@ -251,9 +259,9 @@ func (c *Client) readSets(t *table, inet *nftables.Table) error {
 }
 
 func (c *Client) readChains(t *table) error {
-	chains, err := c.library.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	chains, err := c.library.ListChainsOfTableFamily(c.place.family)
 	for _, l := range chains {
-		if l.Table.Name != tableName {
+		if l.Table.Name != c.place.name {
 			continue
 		}
 		kind := chainKind{name: l.Type}
@@ -269,7 +277,7 @@ func (c *Client) readChains(t *table) error {
 }
 
 func (c *Client) readRules(t *table) error {
-	rules, err := c.socket.Execute(message(unix.NFT_MSG_GETRULE, netlink.Dump, unix.NFPROTO_INET, attribute(unix.NFTA_RULE_TABLE, []byte(tableName+"\x00"))))
+	rules, err := c.socket.Execute(message(unix.NFT_MSG_GETRULE, netlink.Dump, byte(c.place.family), attribute(unix.NFTA_RULE_TABLE, []byte(c.place.name+"\x00"))))
 	for _, m := range rules {
 		err = errors.Join(err, t.readRule(m))
 	}
@@ -277,23 +285,23 @@ func (c *Client) readRules(t *table) error {
 }
 
 // explainOpen adds what is wrong when not even a question is answered.
-func explainOpen(err error) error {
+func (p *place) explainOpen(err error) error {
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("nftables: %w: this kernel has no nftables: run \"modprobe nf_tables\" as root, or install a kernel that has the module", err)
 	}
-	return fmt.Errorf("nftables: %w", explain(err))
+	return fmt.Errorf("nftables: %w", p.explain(err))
 }
 
 // explain adds to an errno what it means here. A chain's type and an expression are modules of their own, which the
 // kernel loads by itself if it has them.
-func explain(err error) error {
+func (p *place) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w: needs CAP_NET_ADMIN: run as root", err)
-	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: this kernel lacks one of the modules nft_chain_nat, nft_ct and nft_masq", err)
+	case errors.Is(err, unix.ENOENT) && p.modules != "":
+		return fmt.Errorf("%w: this kernel lacks one of the modules %s", err, p.modules)
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("%w: this kernel's nf_tables has no family inet, or no sets of ranges (Linux 5.6 has both)", err)
+		return fmt.Errorf("%w: this kernel's nf_tables has no %s", err, p.support)
 	}
 	return err
 }

@@ -148,7 +148,7 @@ func TestNetnsListing(t *testing.T) {
 // sortedLines are the lines of a listing, each element one, whatever their order was.
 func sortedLines(listing string) []string {
 	var lines []string
-	for line := range strings.Lines(strings.NewReplacer("elements = { ", "", " }\n", "\n", ",\n", "\n").Replace(listing)) {
+	for line := range strings.Lines(strings.NewReplacer("elements = { ", "", " }\n", "\n", ",\n", "\n", ", ", "\n").Replace(listing)) {
 		lines = append(lines, strings.TrimSpace(line))
 	}
 	slices.Sort(lines)
@@ -210,7 +210,7 @@ func listed(t rapid.TB, h *lab.Host) []string {
 	var lines []string
 	for _, object := range reply.Nftables {
 		for kind, o := range object {
-			if o.Family != "inet" || o.Table != tableName || kind != "set" && kind != "map" {
+			if o.Family != "inet" || o.Table != directorPlace.name || kind != "set" && kind != "map" {
 				continue
 			}
 			for _, e := range o.Elem {

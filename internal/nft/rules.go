@@ -1,5 +1,5 @@
-// Package nft owns poise's nftables table, inet poise: firewall marks for services that listen on several addresses,
-// ports or ranges, and the source NAT of full NAT.
+// Package nft owns poise's nftables tables. The director's is inet poise: firewall marks for services that listen on
+// several addresses, ports or ranges, and the source NAT of full NAT.
 //
 //	configuration ─▶ Rules ─▶ ┌─────────┐ Replace       one transaction: packets meet the old table or the new one
 //	                          │ Client  │ ────────────▶ kernel
@@ -15,6 +15,12 @@
 //	                     is to 10.0.0.7:80?
 //
 // Rules and the table are values; Client owns the socket. Other tables are never touched.
+//
+// A real server's are arp poise and inet poise_realserver, which are set and read whole. What they do for a virtual address:
+//
+//	SetSilence   arp poise input                  who has it?                 nothing: the director answers
+//	             arp poise output                 a neighbour is asked for    in the name of the server's own address
+//	SetClamp     inet poise_realserver output     SYN, SYN-ACK                no MSS that does not fit into the tunnel
 package nft
 
 import (

@@ -152,10 +152,10 @@ func TestDifferences(t *testing.T) {
 		want, have *table
 		text       string
 	}{
-		{"none", nil, nil, ""},
+		{"none", tableOf(Rules{}), nil, ""},
 		{"equal", tableOf(r), tableOf(r), ""},
 		{"gone", tableOf(r), nil, "table inet poise is gone"},
-		{"not wanted", nil, tableOf(r), "table inet poise is there"},
+		{"not wanted", tableOf(Rules{}), tableOf(r), "table inet poise is there"},
 		{
 			"another mark", tableOf(r), tableOf(Rules{Marks: map[Flow]uint32{flow(6, "192.0.2.10", 80, 80): 2}}),
 			"elements of marks_ipv4 missing: 1, elements of marks_ipv4 not ours: 1",
@@ -179,16 +179,13 @@ func TestRules(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		have := &table{chains: make(map[string]chain)}
+		have := newTable(directorPlace)
 		for _, m := range batch {
 			if m.Header.Type == nftType(unix.NFT_MSG_NEWRULE) {
 				if err := have.readRule(m); err != nil {
 					t.Fatal(err)
 				}
 			}
-		}
-		if want == nil {
-			want = &table{}
 		}
 		if !maps.EqualFunc(have.chains, want.chains, func(a, b chain) bool { return slices.EqualFunc(a.rules, b.rules, rule.same) }) {
 			t.Errorf("read %v, want %v", have.chains, want.chains)
@@ -239,7 +236,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(m.Data)
 	}
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		t := &table{chains: make(map[string]chain)}
+		t := newTable(directorPlace)
 		t.readRule(netlink.Message{Data: b})
 		tableOf(r).differences(t)
 	})

@@ -12,8 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// table is what nftables holds under our name, as wanted or as read; nil where there is no such table.
+// place is where a table of ours is.
+type place struct {
+	family  nftables.TableFamily
+	name    string
+	hooks   map[string]chainKind // what chains there may be
+	modules string               // of the kernel, that it loads by itself
+	support string               // what else not every kernel has
+}
+
+// String is how nft(8) wants it: "inet poise".
+func (p *place) String() string {
+	if p.family == nftables.TableFamilyARP {
+		return "arp " + p.name
+	}
+	return "inet " + p.name
+}
+
+// table is what nftables holds at a place of ours. With nothing in it, it is wanted nowhere; where there is none, it is
+// read as nil.
 type table struct {
+	place   *place
 	flagged bool // dormant, for example: we want no flags
 	sets    map[string]set
 	chains  map[string]chain
@@ -28,6 +47,12 @@ type set struct {
 
 // element has the bytes that are sent. Last differs from first only in a set of ranges; data is a map's.
 type element struct{ first, last, data string }
+
+func newTable(p *place) *table {
+	return &table{place: p, sets: make(map[string]set), chains: make(map[string]chain)}
+}
+
+func (t *table) wanted() bool { return len(t.sets)+len(t.chains) > 0 }
 
 type chain struct {
 	kind  chainKind
@@ -55,11 +80,11 @@ var (
 )
 
 // family is what IPv4 and IPv6 differ in. A packet's address is where it goes now; addrOnce and portOnce are where its
-// connection went when it came, before IPVS chose a server.
+// connection went when it came, before IPVS chose a server; source is where it comes from.
 type family struct {
-	name           string
-	number         byte
-	addr, addrOnce field
+	name                   string
+	number                 byte
+	addr, addrOnce, source field
 }
 
 var families = []family{
@@ -67,37 +92,42 @@ var families = []family{
 		"ipv4", unix.NFPROTO_IPV4,
 		field{nftables.TypeIPAddr, payload(expr.PayloadBaseNetworkHeader, 16, 4)},
 		field{nftables.TypeIPAddr, original(unix.NFT_CT_DST_IP)},
+		field{nftables.TypeIPAddr, payload(expr.PayloadBaseNetworkHeader, 12, 4)},
 	},
 	{
 		"ipv6", unix.NFPROTO_IPV6,
 		field{nftables.TypeIP6Addr, payload(expr.PayloadBaseNetworkHeader, 24, 16)},
 		field{nftables.TypeIP6Addr, original(unix.NFT_CT_DST_IP6)},
+		field{nftables.TypeIP6Addr, payload(expr.PayloadBaseNetworkHeader, 8, 16)},
 	},
 }
 
 // has reports whether an address is one of the family.
 func (f family) has(a netip.Addr) bool { return a.Is4() == (f.number == unix.NFPROTO_IPV4) }
 
-// chainKinds are our chains, at the priorities that nft(8) calls mangle and srcnat. Output is for the director's own
+// directorPlace has chains at the priorities that nft(8) calls mangle and srcnat. Output is for the director's own
 // connections: they are routed again when they get a mark. Postrouting makes the kernel track all connections, which
 // costs, so it is only there where it is needed.
-var chainKinds = map[string]chainKind{
-	"prerouting":  {nftables.ChainTypeFilter, *nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle, nftables.ChainPolicyAccept},
-	"output":      {nftables.ChainTypeRoute, *nftables.ChainHookOutput, *nftables.ChainPriorityMangle, nftables.ChainPolicyAccept},
-	"postrouting": {nftables.ChainTypeNAT, *nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainPolicyAccept},
+var directorPlace = &place{
+	family: nftables.TableFamilyINet,
+	name:   "poise",
+	hooks: map[string]chainKind{
+		"prerouting":  {nftables.ChainTypeFilter, *nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle, nftables.ChainPolicyAccept},
+		"output":      {nftables.ChainTypeRoute, *nftables.ChainHookOutput, *nftables.ChainPriorityMangle, nftables.ChainPolicyAccept},
+		"postrouting": {nftables.ChainTypeNAT, *nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainPolicyAccept},
+	},
+	modules: "nft_chain_nat, nft_ct and nft_masq",
+	support: "family inet, or no sets of ranges (Linux 5.6 has both)",
 }
 
-// tableOf is the table that does what r wants, with nothing in it that has nothing to do.
+// tableOf is the director's table that does what r wants, with nothing in it that has nothing to do.
 func tableOf(r Rules) *table {
-	t := &table{sets: make(map[string]set), chains: make(map[string]chain)}
+	t := newTable(directorPlace)
 	masquerades := r.masquerades()
 	for _, f := range families {
 		t.addMarks(f, r.Marks)
 		t.addMasquerades(f, masquerades)
 		t.addMarked(f, r.Masquerades)
-	}
-	if len(t.sets) == 0 {
-		return nil
 	}
 	return t
 }
@@ -206,7 +236,7 @@ func (t *table) havePorts() rule {
 
 func (t *table) addRule(chainName string, r rule) {
 	c := t.chains[chainName]
-	c.kind = chainKinds[chainName]
+	c.kind = t.place.hooks[chainName]
 	c.rules = append(c.rules, r)
 	t.chains[chainName] = c
 }
@@ -298,19 +328,19 @@ func lookupInto(set string) []byte {
 // differences says in what the kernel's table is not as wanted. Nothing means that it is.
 func (want *table) differences(have *table) []string {
 	switch {
-	case want == nil && have == nil:
+	case !want.wanted() && have == nil:
 		return nil
-	case want == nil:
-		return []string{"table inet poise is there"}
+	case !want.wanted():
+		return []string{fmt.Sprintf("table %v is there", want.place)}
 	case have == nil:
-		return []string{"table inet poise is gone"}
+		return []string{fmt.Sprintf("table %v is gone", want.place)}
 	case have.unread != nil:
-		return []string{"table inet poise has sets of an unknown kind: " + have.unread.Error()}
+		return []string{fmt.Sprintf("table %v has sets of an unknown kind: %v", want.place, have.unread)}
 	}
 	var found []string
 	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	if have.flagged {
-		say("table inet poise is dormant or has another flag")
+		say("table %v is dormant or has another flag", want.place)
 	}
 	for _, name := range names(want.sets, have.sets) {
 		w, wanted := want.sets[name]

@@ -23,9 +23,6 @@ import (
 //
 // Nothing can be added to what its Flush sends: so it only encodes for us, and we send.
 
-// tableName is our table's, in family inet.
-const tableName = "poise"
-
 // replacement is the transaction after which t is the table, whatever was there before. Deleting needs something to
 // delete: so an empty table is added first, which changes nothing where there is one.
 func (t *table) replacement() ([]netlink.Message, error) {
@@ -34,24 +31,24 @@ func (t *table) replacement() ([]netlink.Message, error) {
 		batch = append(batch, sent...)
 		return nil, io.EOF // no answer
 	}}
-	inet := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
-	conn.AddTable(inet)
-	conn.DelTable(inet)
+	ours := &nftables.Table{Name: t.place.name, Family: t.place.family}
+	conn.AddTable(ours)
+	conn.DelTable(ours)
 	var rules []netlink.Message
-	if t != nil {
-		conn.AddTable(inet)
+	if t.wanted() {
+		conn.AddTable(ours)
 		for i, name := range slices.Sorted(maps.Keys(t.sets)) {
-			if err := t.sets[name].add(conn, inet, name, uint32(i+1)); err != nil {
+			if err := t.sets[name].add(conn, ours, name, uint32(i+1)); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(t.chains)) {
 			c := t.chains[name]
 			conn.AddChain(&nftables.Chain{
-				Table: inet, Name: name, Type: c.kind.name, Hooknum: &c.kind.hook, Priority: &c.kind.priority, Policy: &c.kind.policy,
+				Table: ours, Name: name, Type: c.kind.name, Hooknum: &c.kind.hook, Priority: &c.kind.priority, Policy: &c.kind.policy,
 			})
 			for _, r := range c.rules {
-				m, err := r.message(name)
+				m, err := r.message(t.place, name)
 				if err != nil {
 					return nil, fmt.Errorf("rule of chain %s: %w", name, err)
 				}
@@ -108,9 +105,9 @@ func (s set) add(conn *nftables.Conn, table *nftables.Table, name string, id uin
 	return nil
 }
 
-func (r rule) message(chain string) (netlink.Message, error) {
+func (r rule) message(p *place, chain string) (netlink.Message, error) {
 	ae := netlink.NewAttributeEncoder()
-	ae.String(unix.NFTA_RULE_TABLE, tableName)
+	ae.String(unix.NFTA_RULE_TABLE, p.name)
 	ae.String(unix.NFTA_RULE_CHAIN, chain)
 	ae.Nested(unix.NFTA_RULE_EXPRESSIONS, func(ae *netlink.AttributeEncoder) error {
 		for _, e := range r {
@@ -119,7 +116,7 @@ func (r rule) message(chain string) (netlink.Message, error) {
 		return nil
 	})
 	b, err := ae.Encode()
-	return message(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, unix.NFPROTO_INET, b), err
+	return message(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, byte(p.family), b), err
 }
 
 // readRule adds a rule that the kernel tells of, if it is of our table.
@@ -145,7 +142,7 @@ func (t *table) readRule(m netlink.Message) error {
 			})
 		}
 	}
-	if of == tableName {
+	if of == t.place.name {
 		c := t.chains[name]
 		c.rules = append(c.rules, r)
 		t.chains[name] = c
@@ -187,7 +184,7 @@ func meaning(expression []byte) string {
 	return fmt.Sprint(name, attrs, ad.Err()) // maps are printed in order
 }
 
-// encode is the library's encoding. Ours are small: there is no error.
+// encode is the library's encoding. Ours are small, and the same in all families: there is no error.
 func encode(e expr.Any) []byte {
 	b, err := expr.Marshal(unix.NFPROTO_INET, e)
 	if err != nil {
