@@ -20,7 +20,7 @@ var arrows = []struct {
 	{"poise/config", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the configuration fills in the engines' own types and knows nothing of processes"},
 	{"poise/internal/host", nil, "the writers of kernel resources are leaves: others plan and ask them"},
 	{"poise/internal/nft", nil, "the writers of kernel resources are leaves: others plan and ask them"},
-	{"poise/internal/realserver", []string{"poise/internal/host"}, "a planner over host; a real server needs no director"},
+	{"poise/internal/realserver", []string{"poise/internal/host", "poise/internal/nft"}, "a planner over host and nft; a real server needs no director"},
 	{"poise/internal/status", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the views of what is true need no machinery that makes it true"},
 	{"poise/internal/director", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/nft", "poise/internal/status",

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,78 +16,141 @@ import (
 )
 
 func realserverCommand() *cobra.Command {
-	var (
-		settings   realserver.Settings
-		vips       []string
-		runtimeDir string
-	)
+	var a realserverArgs
 	cmd := &cobra.Command{
 		Use:   "realserver",
 		Short: "Prepare this host as a real server behind a director",
 		Long: `Prepare this host as a real server behind a director.
 
-For direct routing (--mode dr) the virtual addresses stand on lo, and the host keeps silent about
-them in ARP, so that only the director gets their packets. What was there before is remembered,
-and undo restores it. Nothing of this survives a reboot: run apply at each boot.`,
+  --mode dr   the virtual addresses stand on lo, and the host keeps silent about them in ARP, so that
+              only the director gets their packets.
+  --mode tun  as dr, and an interface unwraps what the director sends in a tunnel to --address.
+  --mode nat  replies go back through the director, --gateway: everything by the default route, or
+              with --port only what is sent from those ports.
+
+With -c, all that is read from the directors' poise.toml: the services that name an address of this
+host. Full NAT needs nothing here.
+
+What was there before is remembered before each step, and undo restores it, also after an apply that
+was interrupted. A reboot undoes everything by itself; with --persist a systemd unit applies it again.`,
 		// With both, a mistyped subcommand is an error.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			for _, text := range vips {
-				vip, err := parseVIP(text)
-				if err != nil {
-					return err
-				}
-				settings.VIPs = append(settings.VIPs, vip)
-			}
-			return nil
-		},
 	}
 	flags := cmd.PersistentFlags()
-	flags.StringVar(&settings.Mode, "mode", "dr", "how the director forwards; only dr")
-	flags.StringArrayVar(&vips, "vip", nil, "virtual address; may be repeated")
-	flags.StringVar(&runtimeDir, "runtime-dir", defaultRuntimeDir, "where the former values are kept")
+	flags.StringVar(&a.runtimeDir, "runtime-dir", defaultRuntimeDir, "where the former values are kept")
 	_ = cmd.MarkPersistentFlagDirname("runtime-dir") // fails only for a flag that is not there
 
-	cmd.AddCommand(&cobra.Command{
-		Use:   "apply --vip ADDRESS [--vip ADDRESS]...",
-		Short: "Silence ARP, then add the VIPs to those on lo",
+	plan := &cobra.Command{
+		Use:   "plan [what apply is given]",
+		Short: "Show what apply would do, and change nothing",
 		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			changes, err := realserver.Apply(runtimeDir, settings)
+			all, err := a.settings()
+			if err != nil {
+				return err
+			}
+			changes, err := realserver.Preview(all...)
 			printChanges(cmd.OutOrStdout(), changes)
 			return err
 		},
-	}, &cobra.Command{
+	}
+	apply := &cobra.Command{
+		Use:   "apply --vip ADDRESS [--vip ADDRESS]...",
+		Short: "Set this host up: what keeps it silent first, the addresses last",
+		Args:  wantArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := a.settings()
+			if err != nil {
+				return err
+			}
+			changes, err := realserver.Apply(a.runtimeDir, all...)
+			printChanges(cmd.OutOrStdout(), changes)
+			if err == nil && a.persist {
+				err = a.install(cmd)
+			}
+			return err
+		},
+	}
+	undo := &cobra.Command{
 		Use:   "undo [--vip ADDRESS]...",
 		Short: "Restore what was there before; with --vip only those VIPs, and all with the last one",
 		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			changes, err := realserver.Undo(runtimeDir, settings)
+			vips, err := a.addresses()
+			if err != nil {
+				return err
+			}
+			changes, err := realserver.Undo(a.runtimeDir, vips...)
 			printChanges(cmd.OutOrStdout(), changes)
-			if err == nil && len(changes) == 0 {
+			if err != nil {
+				return err
+			}
+			if len(changes) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing to undo")
 			}
-			return err
+			if len(vips) > 0 {
+				return nil // others may be left, which the unit applies
+			}
+			return a.uninstall()
 		},
-	}, &cobra.Command{
-		Use:   "status [--vip ADDRESS]...",
+	}
+	status := &cobra.Command{
+		Use:   "status [what apply was given]",
 		Short: "Show the settings; exit 1 unless all are as they must be",
-		Long: `Show the settings for the VIPs, by default those applied since the last boot.
+		Long: `Show the settings, by default those applied since the last boot.
 
-The exit status is 0 when all are as they must be, and 1 otherwise: also when no VIP is named
+The exit status is 0 when all are as they must be, and 1 otherwise: also when nothing is named
 and nothing is applied.`,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			states, err := realserver.Status(runtimeDir, settings)
+			all, err := a.settingsIfAny()
+			if err != nil {
+				return err
+			}
+			states, err := realserver.Status(a.runtimeDir, all...)
 			if err != nil {
 				return err
 			}
 			return printStates(cmd.OutOrStdout(), states)
 		},
-	})
+	}
+	verify := &cobra.Command{
+		Use:   "verify [what apply was given]",
+		Short: "Show what the settings come to and what this host says on the wire; exit 1 if something is wrong",
+		Long: `Show, for the settings named or else for those applied, what this host would do and what it does.
+
+Each line says how it is known: computed from addresses, sysctls, rules and routes, or observed on the
+wire while poise listens. A host cannot hear itself answer: a director asks it with
+"poise doctor --servers".`,
+		Args: wantArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := a.settingsIfAny()
+			if err != nil {
+				return err
+			}
+			findings, err := realserver.Verify(cmd.Context(), a.runtimeDir, a.listen, all...)
+			if err != nil {
+				return err
+			}
+			return printFindings(cmd.OutOrStdout(), findings, a.json)
+		},
+	}
+	verify.Flags().DurationVar(&a.listen, "listen", 5*time.Second, "how long to listen to what this host says; 0s is not at all")
+	verify.Flags().BoolVar(&a.json, "json", false, "as JSON")
+	apply.Flags().BoolVar(&a.persist, "persist", false, "also at each boot, by a systemd unit, until undo")
+	undo.Flags().StringArrayVar(&a.vips, "vip", nil, "virtual address; may be repeated")
+	for _, c := range []*cobra.Command{plan, apply, status, verify} {
+		a.flags(c)
+	}
+	for _, c := range []*cobra.Command{apply, undo} {
+		c.Flags().StringVar(&a.unitDir, "unit-dir", defaultUnitDir, "where systemd looks for units")
+	}
+	cmd.AddCommand(plan, apply, verify, undo, status)
 	return cmd
 }
+
+const defaultUnitDir = "/etc/systemd/system"
 
 func parseVIP(text string) (netip.Addr, error) {
 	vip, err := netip.ParseAddr(text)
@@ -98,6 +164,18 @@ func parseVIP(text string) (netip.Addr, error) {
 	default:
 		return vip, fmt.Errorf("--vip %q: not an IP address", text)
 	}
+}
+
+func parsePort(text string) (realserver.Port, error) {
+	number, protocol, found := strings.Cut(text, "/")
+	if !found {
+		protocol = "tcp"
+	}
+	n, err := strconv.ParseUint(number, 10, 16)
+	if err != nil || n == 0 || protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
+		return realserver.Port{}, fmt.Errorf("--port %q: neither a port such as 80 nor one of a protocol such as 53/udp", text)
+	}
+	return realserver.Port{Protocol: protocol, Number: uint16(n)}, nil
 }
 
 func printChanges(w io.Writer, changes []realserver.Change) {
@@ -132,7 +210,38 @@ func printStates(w io.Writer, states []realserver.State) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", s.Key, s.Now, verdict, former)
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d of %d settings are not as direct routing needs them: see poise realserver apply", wrong, len(states))
+		return fmt.Errorf("%d of %d settings are not as they must be: see poise realserver apply", wrong, len(states))
+	}
+	return nil
+}
+
+// printFindings returns an error when something is wrong.
+func printFindings(w io.Writer, findings []realserver.Finding, asJSON bool) error {
+	wrong := 0
+	for _, f := range findings {
+		if !f.OK {
+			wrong++
+		}
+	}
+	if asJSON {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(findings); err != nil {
+			return err
+		}
+	} else {
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, f := range findings {
+			if f.OK {
+				fmt.Fprintf(table, "%s\t%s\tok\t%s\n", f.How, f.What, f.Seen)
+			} else {
+				fmt.Fprintf(table, "%s\t%s\tWRONG\t%s, want %s\n\t\t\tremedy: %s\n", f.How, f.What, f.Seen, f.Want, f.Remedy)
+			}
+		}
+		table.Flush()
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d of %d are wrong", wrong, len(findings))
 	}
 	return nil
 }

@@ -16,11 +16,11 @@ type Change struct {
 	Left          string // why Undo left the value alone; else empty
 }
 
-// Apply takes the steps for s that are still to take and returns what became of each. Former
-// values go to the record in dir first; VIPs of earlier calls stay. A step that cannot be taken
+// Apply takes the steps for all settings that are still to take and returns what became of each. Former
+// values go to the record in dir first; what earlier calls did stays. A step that cannot be taken
 // ends it, with an error and the changes made before.
-func Apply(dir string, s Settings) ([]Change, error) {
-	steps, err := Plan(s)
+func Apply(dir string, all ...Settings) ([]Change, error) {
+	steps, err := Plan(all...)
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +45,15 @@ func apply(sys system, rec *host.Record, steps []Step) ([]Change, error) {
 		}
 	}
 	return changes, nil
+}
+
+// Preview returns what Apply would do, and changes nothing.
+func Preview(all ...Settings) ([]Change, error) {
+	steps, err := Plan(all...)
+	if err != nil {
+		return nil, err
+	}
+	return toApply(kernel{}, steps)
 }
 
 // toApply returns a change for each step, or an error when one of them is bound to be in vain.
@@ -73,19 +82,19 @@ func toApply(sys system, steps []Step) ([]Change, error) {
 // onLoOnly returns an error when the address that key is about stands on an interface that would
 // answer ARP for it, whatever the sysctls.
 func onLoOnly(sys system, key string) error {
-	p, ok := vipOf(key)
+	vip, ok := vipOf(key)
 	if !ok {
 		return nil
 	}
-	holders, err := sys.holders(p.Addr())
+	holders, err := sys.holders(vip)
 	if err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(holders, func(ifname string) bool { return ifname == "lo" })
-	if len(others) == 0 {
+	others := slices.DeleteFunc(holders, quiet)
+	if len(others) == 0 || !strings.Contains(key, " on ") { // once is enough
 		return nil
 	}
-	return fmt.Errorf("%s is an address of %s: a real server has it on lo only; is this the director?", p.Addr(), strings.Join(others, ", "))
+	return fmt.Errorf("%s is an address of %s: a real server has it on lo only; is this the director?", vip, strings.Join(others, ", "))
 }
 
 // possible is nil when perform may be tried.

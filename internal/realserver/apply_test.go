@@ -106,7 +106,7 @@ func (r run) open() *host.Record {
 
 func (r run) apply(vips ...string) ([]Change, error) {
 	r.t.Helper()
-	steps, err := Plan(Settings{"dr", addrs(vips...)})
+	steps, err := Plan(Settings{Mode: DR, VIPs: addrs(vips...)})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestStatus(t *testing.T) {
 	if got, want := recordedVIPs(r.open()), addrs("192.0.2.10"); !slices.Equal(got, want) {
 		t.Errorf("recorded VIPs %v, want %v", got, want)
 	}
-	steps, err := Plan(Settings{"dr", addrs("192.0.2.10", "192.0.2.11")})
+	steps, err := Plan(Settings{Mode: DR, VIPs: addrs("192.0.2.10", "192.0.2.11")})
 	if err != nil {
 		t.Fatal(err)
 	}

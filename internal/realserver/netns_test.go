@@ -244,7 +244,7 @@ func TestNetnsDirectRouting(t *testing.T) {
 	}
 
 	dir := filepath.Join(t.TempDir(), "run")
-	settings := Settings{"dr", []netip.Addr{vip}}
+	settings := Settings{Mode: DR, VIPs: []netip.Addr{vip}}
 	if _, err := Apply(dir, settings); err != nil {
 		t.Fatal(err)
 	}
@@ -254,12 +254,12 @@ func TestNetnsDirectRouting(t *testing.T) {
 	if got := s.asksAs(); got != serverIP {
 		t.Errorf("applied: asks as %s, want %s", got, serverIP)
 	}
-	states, err := Status(dir, Settings{Mode: "dr"})
+	states, err := Status(dir)
 	if err != nil || len(states) != 3 || slices.ContainsFunc(states, func(s State) bool { return !s.OK() }) {
 		t.Errorf("applied: status %+v, %v", states, err)
 	}
 
-	if _, err := Undo(dir, settings); err != nil {
+	if _, err := Undo(dir, settings.VIPs...); err != nil {
 		t.Fatal(err)
 	}
 	if after := s.snapshot(); !maps.Equal(after, before) {
@@ -271,7 +271,7 @@ func TestNetnsDirectRouting(t *testing.T) {
 func TestNetnsNotOnTheDirector(t *testing.T) {
 	s := newSegment(t)
 	before := s.snapshot()
-	_, err := Apply(t.TempDir(), Settings{"dr", []netip.Addr{vip, serverIP}})
+	_, err := Apply(t.TempDir(), Settings{Mode: DR, VIPs: []netip.Addr{vip, serverIP}})
 	if got, want := errorText(err), "192.0.2.21 is an address of eth0: a real server has it on lo only; is this the director?"; got != want {
 		t.Errorf("error %s, want %s", got, want)
 	}
@@ -286,7 +286,7 @@ func TestNetnsKilledApply(t *testing.T) {
 	s.write(ignore, "0")
 	before := s.snapshot()
 	dir := t.TempDir()
-	settings := Settings{"dr", []netip.Addr{vip}}
+	settings := Settings{Mode: DR, VIPs: []netip.Addr{vip}}
 	for _, retried := range []bool{false, true} {
 		rec, err := host.OpenRecord(recordPath(dir))
 		if err != nil {
@@ -306,7 +306,7 @@ func TestNetnsKilledApply(t *testing.T) {
 				t.Error("retried: answers for the VIP")
 			}
 		}
-		if _, err := Undo(dir, settings); err != nil {
+		if _, err := Undo(dir, settings.VIPs...); err != nil {
 			t.Fatal(err)
 		}
 		if after := s.snapshot(); !maps.Equal(after, before) {
@@ -325,8 +325,8 @@ func TestNetnsWantedValues(t *testing.T) {
 		values int
 		silent func() bool
 	}{
-		{silence[0], 10, func() bool { return !s.answers() }},
-		{silence[1], 4, func() bool { return s.asksAs() == serverIP }},
+		{Step{ignore, sysctl{ignore}.want()}, 10, func() bool { return !s.answers() }},
+		{Step{announce, sysctl{announce}.want()}, 4, func() bool { return s.asksAs() == serverIP }},
 	} {
 		_, setting, _ := strings.Cut(tc.step.Key, ".all.")
 		own := "net.ipv4.conf.eth0." + setting

@@ -18,10 +18,8 @@ type State struct {
 	Former string // before Apply; empty when Apply has not been asked for it
 }
 
-// OK tells whether the setting is as direct routing needs it.
-func (s State) OK() bool {
-	return slices.Contains(s.Want, s.Now)
-}
+// OK tells whether the setting is as it must be.
+func (s State) OK() bool { return s.fits(s.Now) }
 
 // goal is the value the setting has after Apply.
 func (s State) goal() string {
@@ -31,35 +29,45 @@ func (s State) goal() string {
 	return s.Want[0]
 }
 
-// Status returns the state of each step for s, or when s names no VIP, for the VIPs applied; none
+// Status returns the state of each step for the settings, or when there are none, of what is applied; nothing
 // applied is an error then. Interfaces whose own ARP settings spoil those for all follow as
 // further states.
-func Status(dir string, s Settings) ([]State, error) {
-	if err := s.validate(); err != nil {
-		return nil, err
-	}
+func Status(dir string, all ...Settings) ([]State, error) {
 	rec, err := host.OpenRecord(recordPath(dir))
 	if err != nil {
 		return nil, err
 	}
-	if len(s.VIPs) == 0 {
-		s.VIPs = recordedVIPs(rec)
+	steps, err := recorded(rec)
+	if len(all) > 0 {
+		steps, err = Plan(all...)
 	}
-	if len(s.VIPs) == 0 {
-		return nil, errors.New("nothing is applied here")
-	}
-	steps, err := Plan(s)
 	if err != nil {
 		return nil, err
 	}
 	return status(kernel{}, rec, steps)
 }
 
+// recorded are the steps that were taken.
+func recorded(rec *host.Record) ([]Step, error) {
+	var steps []Step
+	for _, f := range rec.All() {
+		step, err := stepOf(f.Key)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, step)
+	}
+	if steps == nil {
+		return nil, errors.New("nothing is applied here")
+	}
+	return steps, nil
+}
+
 func recordedVIPs(rec *host.Record) []netip.Addr {
 	var vips []netip.Addr
 	for _, f := range rec.All() {
-		if p, ok := vipOf(f.Key); ok {
-			vips = append(vips, p.Addr())
+		if vip, ok := vipOf(f.Key); ok && !slices.Contains(vips, vip) {
+			vips = append(vips, vip)
 		}
 	}
 	return vips

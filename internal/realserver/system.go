@@ -1,10 +1,13 @@
 package realserver
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,35 +29,30 @@ type kernel struct {
 }
 
 func (k kernel) get(key string) (string, error) {
-	p, ok := vipOf(key)
-	if !ok {
-		return k.Read(key)
+	t, err := thingOf(key)
+	if err != nil {
+		return "", err
 	}
-	has, err := host.HasAddr("lo", p)
-	if has {
-		return present, err
-	}
-	return absent, err
+	return t.get()
 }
 
-func (k kernel) set(key, value string) (err error) {
-	p, ok := vipOf(key)
-	switch {
-	case !ok:
-		err = k.Write(key, value)
-	case value == present:
-		_, err = host.AddAddr("lo", p)
-	default:
-		_, err = host.DelAddr("lo", p)
+func (k kernel) set(key, value string) error {
+	t, err := thingOf(key)
+	if err != nil {
+		return err
 	}
-	return err
+	return t.set(value)
 }
 
 func (k kernel) settable(key string) error {
-	if _, ok := vipOf(key); ok {
+	if !strings.HasPrefix(key, "net.") {
 		return nil // withRecord has asked for the privilege
 	}
-	return k.Writable(key)
+	err := k.Writable(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it comes with its interface
+	}
+	return err
 }
 
 func (k kernel) interfaces() ([]string, error) {

@@ -10,15 +10,12 @@ import (
 )
 
 // Undo restores what was there before Apply, newest first, and returns what became of each. Where
-// s names VIPs it restores only those, and the sysctls with the last one; to name one that is not
+// VIPs are named it restores only those, and the rest with the last one; to name one that is not
 // applied is an error, unless none is. A value that somebody else has set since stays, and its
 // Change says so.
-func Undo(dir string, s Settings) ([]Change, error) {
-	if err := s.validate(); err != nil {
-		return nil, err
-	}
+func Undo(dir string, vips ...netip.Addr) ([]Change, error) {
 	return withRecord(dir, func(rec *host.Record) ([]Change, error) {
-		return undo(kernel{}, rec, s.VIPs)
+		return undo(kernel{}, rec, vips)
 	})
 }
 
@@ -66,7 +63,8 @@ func toUndo(sys system, former []host.Former, vips []netip.Addr) ([]Change, erro
 			return nil, err
 		}
 		c := Change{Key: f.Key, Before: now, After: f.Value}
-		if now != f.Value && now != step.Want[0] {
+		ours := Step{Want: step.Want[:1]}.fits(now) || now == altered || f.Value == absent // what was not there may go, whatever became of it
+		if now != f.Value && !ours {
 			c.After, c.Left = now, "set by somebody else since"
 		}
 		if err := c.possible(sys); err != nil {
@@ -82,8 +80,8 @@ func chosen(former []host.Former, vips []netip.Addr) []host.Former {
 	var named []host.Former
 	others := false
 	for _, f := range former {
-		p, ok := vipOf(f.Key)
-		if ok && slices.Contains(vips, p.Addr()) {
+		vip, ok := vipOf(f.Key)
+		if ok && slices.Contains(vips, vip) {
 			named = append(named, f)
 		} else if ok {
 			others = true

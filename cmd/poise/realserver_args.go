@@ -1,0 +1,191 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"poise/config"
+	"poise/internal/host"
+	"poise/internal/realserver"
+	"poise/ipvsctl"
+)
+
+// realserverArgs are the flags of poise realserver.
+type realserverArgs struct {
+	mode, tunnel, address, gateway string
+	vips, ports                    []string
+	arpFilter, tunnelChecksum      bool
+	tunnelPort                     uint16
+	mtu                            int
+	file                           string // instead of all above
+
+	runtimeDir, unitDir string
+	persist, json       bool
+	listen              time.Duration
+}
+
+// flags adds those that say how this host serves.
+func (a *realserverArgs) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&a.mode, "mode", "dr", "how the director forwards: dr, tun or nat")
+	f.StringArrayVar(&a.vips, "vip", nil, "virtual address, with dr and tun; may be repeated")
+	f.BoolVar(&a.arpFilter, "arp-filter", false, "keep silent in ARP by nftables instead of sysctls, with dr and tun")
+	f.StringVar(&a.address, "address", "", "this host's address to which the director sends, with tun and nat; by default its only one")
+	f.StringVar(&a.tunnel, "tunnel", "ipip", "what packets come in: ipip, gue or gre, with tun")
+	f.Uint16Var(&a.tunnelPort, "tunnel-port", 0, "UDP port, with gue")
+	f.BoolVar(&a.tunnelChecksum, "tunnel-checksum", false, "the director adds checksums, with gre")
+	f.IntVar(&a.mtu, "mtu", automatic, "largest packet that fits into the tunnel: clients send none larger; 0 leaves that to ICMP; by default what the interface carries less the tunnel's headers")
+	f.StringVar(&a.gateway, "gateway", "", "the director's address in this network, with nat")
+	f.StringArrayVar(&a.ports, "port", nil, "with nat, only what is sent from this port goes through the gateway: 80, 53/udp; may be repeated")
+	f.StringVarP(&a.file, "config", "c", "", "poise.toml of the directors, instead of all that: its services that name an address of this host")
+	_ = cmd.MarkFlagFilename("config", "toml") // fails only for a flag that is not there
+}
+
+const automatic = -1
+
+// settings are how this host is to serve.
+func (a *realserverArgs) settings() ([]realserver.Settings, error) {
+	if a.file != "" {
+		return a.fromFile()
+	}
+	s := realserver.Settings{
+		Mode: realserver.Mode(a.mode), ARPFilter: a.arpFilter, MTU: a.mtu,
+		Tunnel: realserver.Tunnel{Kind: a.tunnel, Port: a.tunnelPort, Checksum: a.tunnelChecksum},
+	}
+	var errs []error
+	var err error
+	s.VIPs, err = a.addresses()
+	errs = append(errs, err)
+	for flag, to := range map[string]struct {
+		text string
+		addr *netip.Addr
+	}{"--address": {a.address, &s.Address}, "--gateway": {a.gateway, &s.Gateway}} {
+		if to.text != "" {
+			if *to.addr, err = netip.ParseAddr(to.text); err != nil {
+				errs = append(errs, fmt.Errorf("%s %q: not an IP address", flag, to.text))
+			}
+		}
+	}
+	for _, text := range a.ports {
+		p, err := parsePort(text)
+		errs = append(errs, err)
+		s.Ports = append(s.Ports, p)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	s, err = realserver.Complete(s)
+	return []realserver.Settings{s}, err
+}
+
+// settingsIfAny are none where nothing was named.
+func (a *realserverArgs) settingsIfAny() ([]realserver.Settings, error) {
+	if a.file == "" && len(a.vips) == 0 && a.mode == string(realserver.DR) {
+		return nil, nil
+	}
+	return a.settings()
+}
+
+func (a *realserverArgs) addresses() (vips []netip.Addr, _ error) {
+	var errs []error
+	for _, text := range a.vips {
+		vip, err := parseVIP(text)
+		errs = append(errs, err)
+		vips = append(vips, vip)
+	}
+	return vips, errors.Join(errs...)
+}
+
+// fromFile reads what the directors' file asks of this host: every service that has one of its addresses as a server.
+func (a *realserverArgs) fromFile() ([]realserver.Settings, error) {
+	cfg, err := config.Load(a.file, nil)
+	if err != nil {
+		return nil, err
+	}
+	var all []realserver.Settings
+	var errs []error
+	named, ready := false, false
+	for _, service := range cfg.Services {
+		for _, server := range service.Servers {
+			holders, err := host.Holders(server.Address)
+			if err != nil {
+				return nil, err
+			}
+			if len(holders) == 0 {
+				continue
+			}
+			named = true
+			s, needed, err := a.ofService(cfg, service, server)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("service %q: %w", service.Name, err))
+			} else if needed {
+				all = append(all, s)
+			} else {
+				ready = true
+			}
+		}
+	}
+	if len(errs) == 0 && len(all) == 0 {
+		switch {
+		case ready:
+			return nil, fmt.Errorf("%s: this host serves by full NAT only, which needs nothing here", a.file)
+		case !named:
+			return nil, fmt.Errorf("%s: no service has an address of this host among its servers", a.file)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// ofService is what one service asks of this host, if anything.
+func (a *realserverArgs) ofService(cfg *config.Config, service config.Service, server config.Server) (s realserver.Settings, needed bool, err error) {
+	s = realserver.Settings{VIPs: service.VIPs(), ARPFilter: a.arpFilter, Address: server.Address, MTU: a.mtu}
+	switch server.Forward {
+	case config.DR:
+		s.Mode = realserver.DR
+	case config.TUN:
+		tunnel := service.Destination(server, 1).Tunnel
+		s.Mode = realserver.TUN
+		s.Tunnel = realserver.Tunnel{Kind: tunnel.Type.String(), Port: tunnel.Port, Checksum: tunnel.Type == ipvsctl.GRE && tunnel.Checksum != ipvsctl.NoChecksum}
+	case config.NAT:
+		s.Mode, s.VIPs = realserver.NAT, nil
+		if server.Port != 0 {
+			s.Ports = []realserver.Port{{Protocol: service.Protocol.String(), Number: server.Port}}
+		}
+		if s.Gateway, err = a.gatewayOf(cfg, server.Address); err != nil {
+			return s, false, err
+		}
+	default:
+		return s, false, nil
+	}
+	if s.Mode != realserver.NAT && len(s.VIPs) == 0 {
+		return s, false, errors.New("it is by fwmark: its addresses are in your own rules: name them with --vip")
+	}
+	s, err = realserver.Complete(s)
+	return s, true, err
+}
+
+// gatewayOf is the virtual address of a router that is in a network of this host's, through which the servers' replies go.
+func (a *realserverArgs) gatewayOf(cfg *config.Config, server netip.Addr) (netip.Addr, error) {
+	if a.gateway != "" {
+		gateway, err := netip.ParseAddr(a.gateway)
+		if err != nil {
+			return gateway, fmt.Errorf("--gateway %q: not an IP address", a.gateway)
+		}
+		return gateway, nil
+	}
+	for _, router := range cfg.Routers {
+		for _, addr := range router.All() {
+			if addr.Is6() != server.Is6() {
+				continue
+			}
+			if via, _, err := host.RouteTo(addr, server, 0, 0, 0); err == nil && !via.IsValid() {
+				return addr, nil
+			}
+		}
+	}
+	return netip.Addr{}, errors.New("no router has a virtual address in this host's networks: name the director's with --gateway")
+}

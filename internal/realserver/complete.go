@@ -1,0 +1,109 @@
+package realserver
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"poise/internal/host"
+)
+
+// Complete fills in what this host knows best: its address if it has only one, the MTU in a tunnel (below 0: to be found
+// out), the interface that leads to the gateway.
+func Complete(s Settings) (Settings, error) {
+	var err error
+	if s.Mode == NAT {
+		if !s.Gateway.IsValid() {
+			return s, nil // the plan says so
+		}
+		var via netip.Addr
+		if via, s.Interface, err = host.RouteTo(s.Gateway, s.Address, 0, 0, 0); err != nil {
+			return s, fmt.Errorf("gateway %v: %w", s.Gateway, err)
+		}
+		if via.IsValid() {
+			return s, fmt.Errorf("gateway %v: not in a network of this host's, but behind %v", s.Gateway, via)
+		}
+	}
+	if s.Mode == TUN && !s.Address.IsValid() || s.Mode == NAT && !s.Address.IsValid() && len(s.Ports) > 0 {
+		if s.Address, err = onlyAddress(s.VIPs, s.Gateway.IsValid() && s.Gateway.Is6()); err != nil {
+			return s, err
+		}
+	}
+	switch {
+	case s.Mode != TUN:
+		s.MTU = 0
+	case s.MTU < 0:
+		s.MTU, err = s.tunnelMTU()
+	}
+	return s, err
+}
+
+// onlyAddress is the address of this host beside virtual ones.
+func onlyAddress(vips []netip.Addr, ipv6 bool) (netip.Addr, error) {
+	var found []netip.Addr
+	links, err := links()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, link := range links {
+		for _, a := range link.Addrs {
+			if a.Addr().Is6() == ipv6 && a.Addr().IsGlobalUnicast() && !slices.Contains(vips, a.Addr()) {
+				found = append(found, a.Addr())
+			}
+		}
+	}
+	if len(found) != 1 {
+		return netip.Addr{}, fmt.Errorf("this host has %d addresses %v: which one does the director send to? --address ADDRESS", len(found), found)
+	}
+	return found[0], nil
+}
+
+// tunnelMTU is what the interface of Address carries less the headers of the tunnel: the outer one, and of GUE those of UDP, GUE
+// and with remote checksums its private option, of GRE its own with or without a checksum (ip_vs_tunnel_xmit in
+// net/netfilter/ipvs/ip_vs_xmit.c).
+func (s Settings) tunnelMTU() (int, error) {
+	links, err := links()
+	if err != nil {
+		return 0, err
+	}
+	outer := 20
+	if s.Address.Is6() {
+		outer = 40
+	}
+	switch {
+	case s.Tunnel.Kind == "gue":
+		outer += 20
+	case s.Tunnel.Kind == "gre" && s.Tunnel.Checksum:
+		outer += 8
+	case s.Tunnel.Kind == "gre":
+		outer += 4
+	}
+	for _, link := range links {
+		if slices.ContainsFunc(link.Addrs, func(a host.Address) bool { return a.Addr() == s.Address }) {
+			return max(1280, min(link.MTU, 65535)-outer), nil
+		}
+	}
+	return 0, fmt.Errorf("address %v: on no interface of this host", s.Address)
+}
+
+// links are this host's interfaces but for lo.
+func links() ([]host.Interface, error) {
+	names, err := host.Sysctls{}.List("net.ipv4.conf")
+	if err != nil {
+		return nil, err
+	}
+	var all []host.Interface
+	for _, name := range names {
+		if name == "all" || name == "default" || name == "lo" {
+			continue
+		}
+		link, exists, err := host.Look(name)
+		if err != nil {
+			return nil, err
+		}
+		if exists {
+			all = append(all, link)
+		}
+	}
+	return all, nil
+}
