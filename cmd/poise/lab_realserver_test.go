@@ -215,14 +215,6 @@ var changing = regexp.MustCompile(`"(handle|index|preferred_life_time|valid_life
 func everything(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	var b strings.Builder
-	for _, command := range []string{
-		"ip -j address", "ip -j -4 route show table all", "ip -j -6 route show table all", "ip -j -4 rule", "ip -j -6 rule", "ip -j link",
-		"ip fou show", "ip -6 fou show", "nft -j list ruleset",
-	} {
-		words := strings.Fields(command)
-		out := changing.ReplaceAllString(h.Run(words[0], words[1:]...), "")
-		fmt.Fprintf(&b, "%s: %s\n", command, strings.ReplaceAll(out, "},{", "},\n{"))
-	}
 	err := h.Do(func() error {
 		return filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
@@ -236,6 +228,24 @@ func everything(t *testing.T, h *lab.Host) string {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	return network(t, h) + b.String()
+}
+
+// network is everything but for most sysctls.
+func network(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	var b strings.Builder
+	for _, command := range []string{
+		"ip -j address", "ip -j -4 route show table all", "ip -j -6 route show table all", "ip -j -4 rule", "ip -j -6 rule", "ip -j link",
+		"ip fou show", "ip -6 fou show", "nft -j list ruleset",
+	} {
+		words := strings.Fields(command)
+		out := changing.ReplaceAllString(h.Run(words[0], words[1:]...), "")
+		fmt.Fprintf(&b, "%s: %s\n", command, strings.ReplaceAll(out, "},{", "},\n{"))
+	}
+	for _, name := range []string{"arp_ignore", "arp_announce"} {
+		fmt.Fprintf(&b, "%s: %s\n", name, h.ReadSysctl("net/ipv4/conf/all/"+name))
 	}
 	return b.String()
 }

@@ -36,11 +36,11 @@ func (f *fakeSystem) get(key string) (string, error) {
 	if value, ok := f.values[key]; ok {
 		return value, nil
 	}
-	if _, ok := vipOf(key); ok {
-		return absent, nil
-	}
-	if strings.Contains(key, ".gone.") {
+	switch ofTunnel := strings.Contains(key, "."+tunnelPrefix); {
+	case strings.Contains(key, ".gone."):
 		return "", fmt.Errorf("%s: %w", key, fs.ErrNotExist)
+	case !strings.HasPrefix(key, "net."), ofTunnel && !f.hasTunnel():
+		return absent, nil
 	}
 	return "0", nil
 }
@@ -56,10 +56,22 @@ func (f *fakeSystem) set(key, value string) error {
 	} else {
 		f.values[key] = value
 	}
+	if strings.HasPrefix(key, "tunnel ") && value == absent { // what belongs to an interface goes with it
+		maps.DeleteFunc(f.values, func(key, _ string) bool { return strings.Contains(key, tunnelPrefix) })
+	}
 	if killed {
 		return errKilled
 	}
 	return nil
+}
+
+func (f *fakeSystem) hasTunnel() bool {
+	for key := range f.values {
+		if strings.HasPrefix(key, "tunnel ") {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *fakeSystem) settable(key string) error {
@@ -188,46 +200,92 @@ func TestUndoLeavesWhatOthersSet(t *testing.T) {
 	}
 }
 
-// TestKilledRuns ends a run at each change, before and after it takes effect. Whatever runs
+// TestKilledRuns ends a run of each mode at each change, before and after it takes effect. Whatever runs
 // follow, undo must restore the host, and apply complete.
 func TestKilledRuns(t *testing.T) {
-	before := map[string]string{announce: "1", vip11: present}
-	after := map[string]map[string]string{
-		"apply": {ignore: "1", announce: "2", vip10: present, vip11: present},
-		"undo":  before,
-	}
-	for _, tc := range []struct {
-		runs   string
-		killed int // index of the run
+	const gateway, former = "default route via 10.0.0.1 dev eth0", "via 10.0.0.254 dev eth0 metric 100"
+	server := netip.MustParseAddr("10.0.0.21")
+	for _, mode := range []struct {
+		name          string
+		s             Settings
+		before, after map[string]string
 	}{
-		{"apply undo", 0},
-		{"apply apply undo", 0},
-		{"apply undo undo", 1},
-		{"apply undo apply undo", 1},
+		{
+			"dr",
+			Settings{Mode: DR, VIPs: addrs("192.0.2.10", "192.0.2.11")},
+			map[string]string{announce: "1", vip11: present},
+			map[string]string{ignore: "1", announce: "2", vip10: present, vip11: present},
+		},
+		{
+			"dr, nftables",
+			Settings{Mode: DR, VIPs: addrs("192.0.2.10"), ARPFilter: true},
+			map[string]string{announce: "1"},
+			map[string]string{announce: "1", "192.0.2.10 silent by nftables": present, vip10: present},
+		},
+		{
+			"tun",
+			Settings{Mode: TUN, VIPs: addrs("192.0.2.10"), Address: server, Tunnel: Tunnel{Kind: "gue", Port: 6080}, MTU: 1480},
+			map[string]string{},
+			map[string]string{
+				ignore: "1", announce: "2", "tunnel poise-ip4 to 10.0.0.21": present, "GUE to UDP port 6080 of IPv4": present,
+				"net.ipv4.conf.poise-ip4.rp_filter": "2", "192.0.2.10 with MSS 1440 by nftables": present, "192.0.2.10/32 on poise-ip4": present,
+			},
+		},
+		{
+			"nat",
+			Settings{Mode: NAT, Gateway: netip.MustParseAddr("10.0.0.1"), Interface: "eth0"},
+			map[string]string{gateway: former},
+			map[string]string{gateway: "via 10.0.0.1 dev eth0"},
+		},
+		{
+			"nat, replies alone",
+			Settings{Mode: NAT, Gateway: netip.MustParseAddr("10.0.0.1"), Interface: "eth0", Address: server, Ports: []Port{{"tcp", 80}, {"udp", 53}}},
+			map[string]string{},
+			map[string]string{
+				"replies through 10.0.0.1 dev eth0":  "via 10.0.0.1 dev eth0",
+				"replies from 10.0.0.21 tcp port 80": present, "replies from 10.0.0.21 udp port 53": present,
+			},
+		},
 	} {
-		for change := 1; change <= 3; change++ {
-			for _, late := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%d/late=%v", tc.runs, change, late), func(t *testing.T) {
-					r := newRun(t, maps.Clone(before))
-					for i, command := range strings.Fields(tc.runs) {
-						var want error
-						if i == tc.killed {
-							r.sys.killIn, r.sys.killLate, want = change, late, errKilled
+		steps, err := Plan(mode.s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tc := range []struct {
+			runs   string
+			killed int // index of the run
+		}{
+			{"apply undo", 0},
+			{"apply apply undo", 0},
+			{"apply undo undo", 1},
+			{"apply undo apply undo", 1},
+		} {
+			for change := range steps {
+				for _, late := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s/%s/%d/late=%v", mode.name, tc.runs, change, late), func(t *testing.T) {
+						r := newRun(t, maps.Clone(mode.before))
+						for i, command := range strings.Fields(tc.runs) {
+							if r.sys.killIn = 0; i == tc.killed {
+								r.sys.killIn, r.sys.killLate = change+1, late
+							}
+							var err error
+							want := mode.before
+							if command == "apply" {
+								want = mode.after
+								_, err = apply(r.sys, r.open(), steps)
+							} else {
+								_, err = r.undo()
+							}
+							switch {
+							case i == tc.killed && errors.Is(err, errKilled):
+							case err != nil:
+								t.Fatalf("%s %d: %v", command, i, err)
+							case !maps.Equal(r.sys.values, want):
+								t.Errorf("%s %d: host %v, want %v", command, i, r.sys.values, want)
+							}
 						}
-						var err error
-						if command == "apply" {
-							_, err = r.apply("192.0.2.10", "192.0.2.11")
-						} else {
-							_, err = r.undo()
-						}
-						if !errors.Is(err, want) {
-							t.Fatalf("%s %d: error %v, want %v", command, i, err, want)
-						}
-						if want == nil && !maps.Equal(r.sys.values, after[command]) {
-							t.Errorf("%s %d: host %v, want %v", command, i, r.sys.values, after[command])
-						}
-					}
-				})
+					})
+				}
 			}
 		}
 	}

@@ -144,7 +144,7 @@ func (p *program) fail(err error) int {
 // do carries out a request other than -R.
 func (p *program) do(ctx context.Context, r *request) error {
 	if op, ok := r.op(); ok {
-		return p.refused(r.command, p.kernel.Apply(ctx, []ipvsctl.Op{op})[0])
+		return refused(r.command, p.kernel.Apply(ctx, []ipvsctl.Op{op})[0])
 	}
 	switch r.command {
 	case optHelp:
@@ -152,18 +152,18 @@ func (p *program) do(ctx context.Context, r *request) error {
 	case optVersion:
 		p.out.WriteString(p.version())
 	case optClear:
-		return p.refused(r.command, ipvsctl.Flush())
+		return refused(r.command, ipvsctl.Flush())
 	case optZero:
 		if r.given&givenService == 0 {
-			return p.refused(r.command, p.kernel.Zero(ctx))
+			return refused(r.command, p.kernel.Zero(ctx))
 		}
-		return p.refused(r.command, p.kernel.Zero(ctx, r.service))
+		return refused(r.command, p.kernel.Zero(ctx, r.service))
 	case optSet:
-		return p.refused(r.command, ipvsctl.SetTimeouts(r.timeouts))
+		return refused(r.command, ipvsctl.SetTimeouts(r.timeouts))
 	case optStartDaemon:
-		return p.refused(r.command, p.kernel.StartDaemon(ctx, r.daemon))
+		return refused(r.command, p.kernel.StartDaemon(ctx, r.daemon))
 	case optStopDaemon:
-		return p.refused(r.command, p.kernel.StopDaemon(ctx, r.daemon.Role))
+		return refused(r.command, p.kernel.StopDaemon(ctx, r.daemon.Role))
 	case optSave:
 		return p.save(ctx, r.given)
 	case optList:

@@ -10,7 +10,7 @@ import (
 
 // TestDocsCommands: every command of "poise ipvs" that the pages show to be typed is one.
 func TestDocsCommands(t *testing.T) {
-	pages, err := filepath.Glob("../../docs/tutorials/*.md")
+	pages, err := filepath.Glob("../../docs/*/*.md") // tutorials, methods
 	if err != nil {
 		t.Fatal(err)
 	}

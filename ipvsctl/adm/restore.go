@@ -71,7 +71,7 @@ func (r *restorer) line(ctx context.Context, words []string) (ends bool) {
 // apply carries out what waits.
 func (r *restorer) apply(ctx context.Context) {
 	for i, err := range r.kernel.Apply(ctx, r.ops) {
-		r.status = r.fail(r.refused(r.commands[i], err))
+		r.status = r.fail(refused(r.commands[i], err))
 	}
 	r.ops, r.commands = r.ops[:0], r.commands[:0]
 }
@@ -98,7 +98,7 @@ func (p *program) restoreAtomic(ctx context.Context) int {
 	}
 	have, err := p.kernel.Table(ctx)
 	if err != nil {
-		return p.fail(p.refused(optRestore, err))
+		return p.fail(refused(optRestore, err))
 	}
 	status := 0
 	for _, err := range p.kernel.Apply(ctx, ipvsctl.Diff(have, want)) {

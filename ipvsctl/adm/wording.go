@@ -10,7 +10,7 @@ import (
 )
 
 // refused is the failure of a command that the kernel refused, nil if it did not.
-func (p *program) refused(command optionID, err error) error {
+func refused(command optionID, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"poise/internal/lab"
+	"poise/internal/realserver"
+)
+
+// fault is something that goes wrong on a real server.
+type fault struct {
+	name  string
+	plant []string // commands, or sysctls as "net/… value"
+	found string   // in what is found
+	seen  string
+}
+
+// TestNetnsVerify: each fault is found, named, and mended by its remedy; a healthy host has none.
+func TestNetnsVerify(t *testing.T) {
+	lab.NeedRoot(t)
+	dr := []fault{
+		{"VIP missing on lo", []string{"ip address del 192.0.2.10/32 dev lo"}, "192.0.2.10/32 on lo", "absent"},
+		{"VIP on eth0 too", []string{"ip address add 192.0.2.10/32 dev eth0"}, "192.0.2.10 is where nobody asks by ARP", "on eth0, lo"},
+		{"wrong prefix", []string{"ip address del 192.0.2.10/32 dev lo", "ip address add 192.0.2.10/24 dev lo"}, "192.0.2.10 stands on lo by itself", "192.0.2.10/24"},
+		{"arp_ignore 0", []string{"net/ipv4/conf/all/arp_ignore 0"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_ignore 0 in force: it answers"},
+		{"arp_ignore on lo only", []string{"net/ipv4/conf/all/arp_ignore 0", "net/ipv4/conf/lo/arp_ignore 1"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_ignore 0 in force: it answers"},
+		{"arp_announce 0", []string{"net/ipv4/conf/all/arp_announce 0"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_announce 0 in force: it asks in the name of 192.0.2.10"},
+		{"IPv6 VIP missing on lo", []string{"ip address del 2001:db8:2::10/128 dev lo"}, "2001:db8:2::10/128 on lo", "absent"},
+	}
+	for _, c := range []struct {
+		args   string
+		faults []fault
+	}{
+		{"--vip 192.0.2.10 --vip 2001:db8:2::10", dr},
+		{"--vip 192.0.2.10 --arp-filter", []fault{
+			{"flushed", []string{"nft flush chain arp poise output"}, "192.0.2.10 silent by nftables", "altered"},
+			{"gone", []string{"nft delete table arp poise"}, "192.0.2.10 silent by nftables", "absent"},
+		}},
+		{"--mode nat --gateway 192.0.2.1", []fault{
+			{"gateway past the director", []string{"ip route replace default via 192.0.2.254"}, "replies pass the director", "through 192.0.2.254 on eth0"},
+			{"no way at all", []string{"ip route del default"}, "replies pass the director", "network is unreachable"},
+		}},
+		{"--mode nat --gateway 192.0.2.1 --port 80", []fault{
+			{"rule lost", []string{"ip rule del pref 5055"}, "replies from 192.0.2.21 tcp port 80 pass the director", "through 192.0.2.254 on eth0"},
+		}},
+	} {
+		n := lab.New(t)
+		h := n.Host("server")
+		h.Connect(n.Switch("net"), "192.0.2.21/24", "2001:db8:2::21/64")
+		h.Route("default", "192.0.2.254")
+		verifyFaults(t, h, strings.Fields(c.args), c.faults)
+	}
+}
+
+// TestLabVerify is the same for tunnels.
+func TestLabVerify(t *testing.T) {
+	lab.NeedIPVS(t)
+	n := lab.New(t)
+	h := n.Host("server")
+	h.Connect(n.Switch("net"), "192.0.2.21/24")
+	verifyFaults(t, h, strings.Fields("--mode tun --vip 192.0.2.10 --address 192.0.2.21 --tunnel gue --tunnel-port 6080"), []fault{
+		{"ipip down", []string{"ip link set poise-ip4 down"}, "tunnel poise-ip4 to 192.0.2.21", "down"},
+		{"ipip gone", []string{"ip link del poise-ip4"}, "tunnel poise-ip4 to 192.0.2.21", "absent"},
+		{"strict reverse paths", []string{"net/ipv4/conf/poise-ip4/rp_filter 1"}, "poise-ip4 lets packets of all clients through", "rp_filter 1 in force"},
+		{"GUE port closed", []string{"ip fou del port 6080 gue"}, "GUE to UDP port 6080 of IPv4", "absent"},
+		{"no clamp", []string{"nft delete table inet poise_realserver"}, "192.0.2.10 with MSS 1428 by nftables", "absent"},
+	})
+}
+
+func verifyFaults(t *testing.T, h *lab.Host, args []string, faults []fault) {
+	t.Helper()
+	dir := t.TempDir()
+	apply := append([]string{"realserver", "apply", "--runtime-dir", dir}, args...)
+	do := func(command string) {
+		t.Helper()
+		words := strings.Fields(command)
+		switch name, isSysctl := strings.CutPrefix(command, "net/"); {
+		case isSysctl:
+			name, value, _ := strings.Cut(name, " ")
+			h.Sysctl("net/"+name, value)
+		case words[0] == "poise":
+			h.Run("poise", apply...)
+		default:
+			h.Run(words[0], words[1:]...)
+		}
+	}
+	wrong := func() (wrong []realserver.Finding) {
+		t.Helper()
+		var out bytes.Buffer
+		cmd := exec.Command("poise", "realserver", "verify", "--json", "--listen", "0s", "--runtime-dir", dir)
+		cmd.Stdout = &out
+		failed := h.Start(cmd).Wait() != nil
+		var all []realserver.Finding
+		if err := json.Unmarshal(out.Bytes(), &all); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if !f.OK {
+				wrong = append(wrong, f)
+			}
+		}
+		if failed != (len(wrong) > 0) {
+			t.Errorf("exit status and findings differ: %v", wrong)
+		}
+		return wrong
+	}
+	h.Run("poise", apply...)
+	if w := wrong(); len(w) > 0 {
+		t.Fatalf("a healthy host: %+v", w)
+	}
+	for _, f := range faults {
+		for _, command := range f.plant {
+			do(command)
+		}
+		found := false
+		var remedies []string
+		for _, w := range wrong() {
+			found = found || w.What == f.found && strings.Contains(w.Seen, f.seen)
+			remedies = append(remedies, w.Remedy)
+		}
+		if !found {
+			t.Errorf("%s: not found in %+v", f.name, wrong())
+		}
+		for _, remedy := range remedies {
+			command, _, _ := strings.Cut(remedy, ":")
+			if name, value, ok := strings.Cut(strings.TrimPrefix(command, "sysctl -w "), "="); ok {
+				command = strings.ReplaceAll(name, ".", "/") + " " + value
+			}
+			if strings.HasPrefix(command, "ip ") && len(wrong()) == 0 {
+				continue // another remedy has done it
+			}
+			do(command)
+		}
+		if w := wrong(); len(w) > 0 {
+			t.Errorf("%s: after %q still %+v", f.name, remedies, w)
+			h.Run("poise", apply...)
+		}
+	}
+}
