@@ -20,14 +20,16 @@ var arrows = []struct {
 	{"poise/config", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the configuration fills in the engines' own types and knows nothing of processes"},
 	{"poise/internal/host", nil, "the writers of kernel resources are leaves: others plan and ask them"},
 	{"poise/internal/nft", nil, "the writers of kernel resources are leaves: others plan and ask them"},
-	{"poise/internal/realserver", []string{"poise/internal/host", "poise/internal/nft"}, "a planner over host and nft; a real server needs no director"},
+	{"poise/internal/finding", nil, "what an examination says is said the same way by all"},
+	{"poise/internal/realserver", []string{"poise/internal/finding", "poise/internal/host", "poise/internal/nft"}, "a planner over host and nft; a real server needs no director"},
 	{"poise/internal/status", []string{"poise/checker", "poise/ipvsctl", "poise/vrrp"}, "the views of what is true need no machinery that makes it true"},
 	{"poise/internal/director", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/nft", "poise/internal/status",
 	}, "the one place that wires, below the commands"},
 	{"poise/cmd/poise", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/ipvsctl/adm", "poise/vrrp",
-		"poise/internal/director", "poise/internal/host", "poise/internal/nft", "poise/internal/realserver", "poise/internal/status",
+		"poise/internal/director", "poise/internal/finding", "poise/internal/host", "poise/internal/nft",
+		"poise/internal/realserver", "poise/internal/status",
 	}, "a command may use everything but the lab and vrrp/sim, which only tests, demo and bench import"},
 }
 

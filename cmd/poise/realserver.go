@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"poise/internal/finding"
 	"poise/internal/realserver"
 )
 
@@ -89,8 +89,8 @@ was interrupted. A reboot undoes everything by itself; with --persist a systemd 
 			if len(changes) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing to undo")
 			}
-			if len(vips) > 0 {
-				return nil // others may be left, which the unit applies
+			if left, err := realserver.Applied(a.runtimeDir); left || err != nil {
+				return err // which the unit applies
 			}
 			return a.uninstall()
 		},
@@ -121,8 +121,8 @@ and nothing is applied.`,
 		Long: `Show, for the settings named or else for those applied, what this host would do and what it does.
 
 Each line says how it is known: computed from addresses, sysctls, rules and routes, or observed on the
-wire while poise listens. A host cannot hear itself answer: a director asks it with
-"poise doctor --servers".`,
+wire while poise listens. A host cannot hear itself answer: only another one on its network, such as
+the director, can ask who has an address.`,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := a.settingsIfAny()
@@ -172,7 +172,8 @@ func parsePort(text string) (realserver.Port, error) {
 		protocol = "tcp"
 	}
 	n, err := strconv.ParseUint(number, 10, 16)
-	if err != nil || n == 0 || protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
+	// The kernel has no rule for the last one.
+	if err != nil || n == 0 || n == 65535 || protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
 		return realserver.Port{}, fmt.Errorf("--port %q: neither a port such as 80 nor one of a protocol such as 53/udp", text)
 	}
 	return realserver.Port{Protocol: protocol, Number: uint16(n)}, nil
@@ -216,32 +217,16 @@ func printStates(w io.Writer, states []realserver.State) error {
 }
 
 // printFindings returns an error when something is wrong.
-func printFindings(w io.Writer, findings []realserver.Finding, asJSON bool) error {
-	wrong := 0
-	for _, f := range findings {
-		if !f.OK {
-			wrong++
-		}
-	}
+func printFindings(w io.Writer, findings []finding.Finding, asJSON bool) error {
 	if asJSON {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(findings); err != nil {
+		if err := finding.PrintJSON(w, findings); err != nil {
 			return err
 		}
 	} else {
-		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		for _, f := range findings {
-			if f.OK {
-				fmt.Fprintf(table, "%s\t%s\tok\t%s\n", f.How, f.What, f.Seen)
-			} else {
-				fmt.Fprintf(table, "%s\t%s\tWRONG\t%s, want %s\n\t\t\tremedy: %s\n", f.How, f.What, f.Seen, f.Want, f.Remedy)
-			}
-		}
-		table.Flush()
+		finding.Print(w, findings)
 	}
-	if wrong > 0 {
-		return fmt.Errorf("%d of %d are wrong", wrong, len(findings))
+	if n := finding.Count(findings); n > 0 {
+		return fmt.Errorf("%d of %d are wrong", n, len(findings))
 	}
 	return nil
 }

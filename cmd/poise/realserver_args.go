@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -168,7 +169,7 @@ func (a *realserverArgs) ofService(cfg *config.Config, service config.Service, s
 	return s, true, err
 }
 
-// gatewayOf is the virtual address of a router that is in a network of this host's, through which the servers' replies go.
+// gatewayOf is the virtual address of a router that is in the server's own network: the director's, through which replies go.
 func (a *realserverArgs) gatewayOf(cfg *config.Config, server netip.Addr) (netip.Addr, error) {
 	if a.gateway != "" {
 		gateway, err := netip.ParseAddr(a.gateway)
@@ -177,15 +178,20 @@ func (a *realserverArgs) gatewayOf(cfg *config.Config, server netip.Addr) (netip
 		}
 		return gateway, nil
 	}
+	holders, err := host.Holders(server)
+	if err != nil {
+		return netip.Addr{}, err
+	}
 	for _, router := range cfg.Routers {
 		for _, addr := range router.All() {
 			if addr.Is6() != server.Is6() {
 				continue
 			}
-			if via, _, err := host.RouteTo(addr, server, 0, 0, 0); err == nil && !via.IsValid() {
+			via, ifname, err := host.RouteTo(addr, server, 0, 0, 0)
+			if err == nil && !via.IsValid() && slices.Contains(holders, ifname) {
 				return addr, nil
 			}
 		}
 	}
-	return netip.Addr{}, errors.New("no router has a virtual address in this host's networks: name the director's with --gateway")
+	return netip.Addr{}, errors.New("no router has a virtual address in the network of " + server.String() + ": name the director's with --gateway")
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"poise/internal/finding"
 	"poise/internal/lab"
-	"poise/internal/realserver"
 )
 
 // fault is something that goes wrong on a real server.
@@ -88,18 +88,18 @@ func verifyFaults(t *testing.T, h *lab.Host, args []string, faults []fault) {
 			h.Run(words[0], words[1:]...)
 		}
 	}
-	wrong := func() (wrong []realserver.Finding) {
+	wrong := func() (wrong []finding.Finding) {
 		t.Helper()
 		var out bytes.Buffer
 		cmd := exec.Command("poise", "realserver", "verify", "--json", "--listen", "0s", "--runtime-dir", dir)
 		cmd.Stdout = &out
 		failed := h.Start(cmd).Wait() != nil
-		var all []realserver.Finding
+		var all []finding.Finding
 		if err := json.Unmarshal(out.Bytes(), &all); err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range all {
-			if !f.OK {
+			if f.Severity != finding.OK {
 				wrong = append(wrong, f)
 			}
 		}

@@ -75,7 +75,17 @@ type replies struct {
 	Port
 }
 
-var protocols = map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP}
+func (p Port) protocol() uint8 {
+	switch p.Protocol {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	case "sctp":
+		return unix.IPPROTO_SCTP
+	}
+	return 0
+}
 
 func readReplies(parts []string) (thing, error) {
 	from, err := netip.ParseAddr(parts[0])
@@ -92,7 +102,7 @@ func (r replies) key() string {
 func (r replies) want() []string { return []string{present} }
 
 func (r replies) rule() host.Rule {
-	return host.Rule{From: r.from, Protocol: protocols[r.Protocol], SourcePort: r.Number, Table: replyTable, Priority: replyTable}
+	return host.Rule{From: r.from, Protocol: r.protocol(), SourcePort: r.Number, Table: replyTable, Priority: replyTable}
 }
 
 func (r replies) get() (string, error) {

@@ -47,6 +47,15 @@ func Status(dir string, all ...Settings) ([]State, error) {
 	return status(kernel{}, rec, steps)
 }
 
+// Applied tells whether something is applied that Undo can restore.
+func Applied(dir string) (bool, error) {
+	rec, err := host.OpenRecord(recordPath(dir))
+	if err != nil {
+		return false, err
+	}
+	return len(rec.All()) > 0, nil
+}
+
 // recorded are the steps that were taken.
 func recorded(rec *host.Record) ([]Step, error) {
 	var steps []Step

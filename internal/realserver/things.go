@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"poise/internal/host"
 )
@@ -20,26 +21,32 @@ type thing interface {
 	set(value string) error
 }
 
-// kinds are the things that keys are read as, by the first pattern that fits. Their texts are in the records of
-// hosts: a new version must still know them.
-var kinds = []struct {
+// kind is one sort of things, by how their keys look.
+type kind struct {
 	pattern *regexp.Regexp
 	read    func(parts []string) (thing, error)
-}{
-	{regexp.MustCompile(`^(\S+) on (lo|poise-\w+)$`), readQuietVIP},
-	{regexp.MustCompile(`^(\S+) silent by nftables$`), readSilent},
-	{regexp.MustCompile(`^(\S+) with MSS (\d+) by nftables$`), readClamped},
-	{regexp.MustCompile(`^tunnel (\S+) to (\S+?)( with checksums)?$`), readTunnelEnd},
-	{regexp.MustCompile(`^GUE to UDP port (\d+) of IPv([46])$`), readGUE},
-	{regexp.MustCompile(`^default route via (\S+) dev (\S+)$`), readDefaultRoute},
-	{regexp.MustCompile(`^replies through (\S+) dev (\S+)$`), readReplyRoute},
-	{regexp.MustCompile(`^replies from (\S+) (tcp|udp|sctp) port (\d+)$`), readReplies},
-	{regexp.MustCompile(`^(net\.\S+)$`), readSysctl},
 }
+
+// kinds are the things that keys are read as, by the first pattern that fits. Their texts are in the records of
+// hosts: a new version must still know them. They are made when they are needed: every process of poise would wait for
+// them at its start.
+var kinds = sync.OnceValue(func() []kind {
+	return []kind{
+		{regexp.MustCompile(`^(\S+) on (lo|poise-\w+)$`), readQuietVIP},
+		{regexp.MustCompile(`^(\S+) silent by nftables$`), readSilent},
+		{regexp.MustCompile(`^(\S+) with MSS (\d+) by nftables$`), readClamped},
+		{regexp.MustCompile(`^tunnel (\S+) to (\S+?)( with checksums)?$`), readTunnelEnd},
+		{regexp.MustCompile(`^GUE to UDP port (\d+) of IPv([46])$`), readGUE},
+		{regexp.MustCompile(`^default route via (\S+) dev (\S+)$`), readDefaultRoute},
+		{regexp.MustCompile(`^replies through (\S+) dev (\S+)$`), readReplyRoute},
+		{regexp.MustCompile(`^replies from (\S+) (tcp|udp|sctp) port (\d+)$`), readReplies},
+		{regexp.MustCompile(`^(net\.\S+)$`), readSysctl},
+	}
+})
 
 // thingOf returns what a key names.
 func thingOf(key string) (thing, error) {
-	for _, k := range kinds {
+	for _, k := range kinds() {
 		if parts := k.pattern.FindStringSubmatch(key); parts != nil {
 			t, err := k.read(parts[1:])
 			if err != nil {

@@ -9,42 +9,23 @@ import (
 	"strings"
 	"time"
 
+	"poise/internal/finding"
 	"poise/internal/host"
-)
-
-// Finding is one thing that must be true of a real server, and whether it is.
-type Finding struct {
-	How    How    `json:"how"`
-	What   string `json:"what"`
-	OK     bool   `json:"ok"`
-	Seen   string `json:"seen"`
-	Want   string `json:"want,omitzero"`   // if it is not OK
-	Remedy string `json:"remedy,omitzero"` // if it is not OK
-}
-
-// How a finding came about.
-type How string
-
-// A host cannot hear itself answer: what it would do is computed from its settings, what it says is observed on the wire,
-// and only another host, its director, can ask it (probed).
-const (
-	Computed How = "computed"
-	Observed How = "observed"
 )
 
 // Verify looks whether this host serves as the settings say, or with none, as was applied: what its settings come to, and what
 // it says to its neighbours while it is listened to. It changes nothing.
-func Verify(ctx context.Context, dir string, listen time.Duration, all ...Settings) ([]Finding, error) {
+func Verify(ctx context.Context, dir string, listen time.Duration, all ...Settings) ([]finding.Finding, error) {
 	states, err := Status(dir, all...)
 	if err != nil {
 		return nil, err
 	}
 	vips := vipsOf(states)
-	var findings []Finding
+	var findings []finding.Finding
 	for _, s := range states {
 		findings = append(findings, s.finding())
 	}
-	for _, look := range []func([]State, []netip.Addr) ([]Finding, error){whereVIPsStand, whatARPDoes, whatTunnelsLetThrough, howRepliesLeave} {
+	for _, look := range []func([]State, []netip.Addr) ([]finding.Finding, error){whereVIPsStand, whatARPDoes, whatTunnelsLetThrough, howRepliesLeave} {
 		found, err := look(states, vips)
 		if err != nil {
 			return findings, err
@@ -67,9 +48,9 @@ func vipsOf(states []State) (vips []netip.Addr) {
 
 const applyAgain = "poise realserver apply, with the same arguments"
 
-func (s State) finding() Finding {
-	f := Finding{How: Computed, What: s.Key, OK: s.OK(), Seen: s.Now}
-	if !f.OK {
+func (s State) finding() finding.Finding {
+	f := finding.Finding{How: finding.Computed, What: s.Key, Severity: finding.FaultUnless(s.OK()), Seen: s.Now}
+	if f.Severity != finding.OK {
 		f.Want, f.Remedy = s.Want[0], applyAgain
 	}
 	return f
@@ -77,23 +58,30 @@ func (s State) finding() Finding {
 
 // whereVIPsStand: a virtual address is on lo or at a tunnel's end, and by itself. On another interface it is answered for in ARP; with a
 // shorter prefix than its length, its whole network is this host.
-func whereVIPsStand(_ []State, vips []netip.Addr) (findings []Finding, _ error) {
+func whereVIPsStand(_ []State, vips []netip.Addr) (findings []finding.Finding, _ error) {
 	for _, vip := range vips {
 		holders, err := host.Holders(vip)
 		if err != nil {
 			return nil, err
 		}
-		f := Finding{How: Computed, What: fmt.Sprintf("%v is where nobody asks by ARP", vip), Seen: "on " + strings.Join(holders, ", ")}
+		f := finding.Finding{How: finding.Computed, What: fmt.Sprintf("%v is where nobody asks by ARP", vip), Seen: "on " + strings.Join(holders, ", ")}
 		if len(holders) == 0 {
 			f.Seen = "on no interface"
 		}
 		others := slices.DeleteFunc(slices.Clone(holders), quiet)
-		f.OK = len(holders) > 0 && len(others) == 0
-		if !f.OK {
+		f.Severity = finding.FaultUnless(len(holders) > 0 && len(others) == 0)
+		if f.Severity != finding.OK {
 			f.Want, f.Remedy = "on lo or the end of a tunnel, and nowhere else", applyAgain
 		}
 		if len(others) > 0 {
-			f.Remedy = fmt.Sprintf("ip address del %v/%d dev %s", vip, vip.BitLen(), others[0])
+			link, _, err := host.Look(others[0])
+			if err != nil {
+				return nil, err
+			}
+			i := slices.IndexFunc(link.Addrs, func(a host.Address) bool { return a.Addr() == vip })
+			if i >= 0 {
+				f.Remedy = fmt.Sprintf("ip address del %v dev %s", link.Addrs[i].Prefix, link.Name)
+			}
 		}
 		findings = append(findings, f)
 		if slices.Contains(holders, "lo") {
@@ -103,8 +91,8 @@ func whereVIPsStand(_ []State, vips []netip.Addr) (findings []Finding, _ error) 
 			}
 			for _, a := range lo.Addrs {
 				if a.Addr() == vip && a.Bits() != vip.BitLen() {
-					findings = append(findings, Finding{
-						How: Computed, What: fmt.Sprintf("%v stands on lo by itself", vip), Seen: a.Prefix.String(),
+					findings = append(findings, finding.Finding{
+						How: finding.Computed, What: fmt.Sprintf("%v stands on lo by itself", vip), Severity: finding.Fault, Seen: a.Prefix.String(),
 						Want: netip.PrefixFrom(vip, vip.BitLen()).String(), Remedy: fmt.Sprintf("ip address del %v dev lo: all of %v is this host", a.Prefix, a.Masked()),
 					})
 				}
@@ -117,7 +105,7 @@ func whereVIPsStand(_ []State, vips []netip.Addr) (findings []Finding, _ error) 
 // whatARPDoes works out for each interface whether the kernel would answer for a virtual address on lo, and in whose name
 // it asks: the larger of the interface's value and all's is in force (arp_ignore and arp_announce in
 // Documentation/networking/ip-sysctl.rst).
-func whatARPDoes(states []State, vips []netip.Addr) (findings []Finding, _ error) {
+func whatARPDoes(states []State, vips []netip.Addr) (findings []finding.Finding, _ error) {
 	own, err := ownAddresses(vips)
 	if err != nil {
 		return nil, err
@@ -136,10 +124,10 @@ func whatARPDoes(states []State, vips []netip.Addr) (findings []Finding, _ error
 			if err != nil {
 				return nil, err
 			}
-			f := Finding{How: Computed, What: fmt.Sprintf("%s leaves ARP for %v to the director", name, vip)}
+			f := finding.Finding{How: finding.Computed, What: fmt.Sprintf("%s leaves ARP for %v to the director", name, vip), Severity: finding.Fault}
 			switch {
 			case filtered:
-				f.OK, f.Seen = true, "nftables lets no ARP for it out"
+				f.Severity, f.Seen = finding.OK, "nftables lets no ARP for it out"
 			case ignore != 1 && ignore != 2 && ignore != 8:
 				f.Seen = fmt.Sprintf("arp_ignore %d in force: it answers", ignore)
 				f.Want, f.Remedy = "arp_ignore 1", "poise realserver apply, or sysctl -w net.ipv4.conf.all.arp_ignore=1 (on lo alone it does nothing)"
@@ -147,12 +135,12 @@ func whatARPDoes(states []State, vips []netip.Addr) (findings []Finding, _ error
 				f.Seen = fmt.Sprintf("arp_announce %d in force: it asks in the name of %v", announce, vip)
 				f.Want, f.Remedy = "arp_announce 2", "poise realserver apply, or sysctl -w net.ipv4.conf.all.arp_announce=2"
 			default:
-				f.OK, f.Seen = true, fmt.Sprintf("arp_ignore %d, arp_announce %d in force", ignore, announce)
+				f.Severity, f.Seen = finding.OK, fmt.Sprintf("arp_ignore %d, arp_announce %d in force", ignore, announce)
 			}
 			findings = append(findings, f)
 		}
 	}
-	slices.SortFunc(findings, func(a, b Finding) int { return strings.Compare(a.What, b.What) })
+	slices.SortFunc(findings, func(a, b finding.Finding) int { return strings.Compare(a.What, b.What) })
 	return findings, nil
 }
 
@@ -171,7 +159,7 @@ func inForce(ifname, setting string) (int, error) {
 }
 
 // whatTunnelsLetThrough: strict reverse path filtering drops what comes out of a tunnel, as other interfaces lead to clients.
-func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []Finding, _ error) {
+func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []finding.Finding, _ error) {
 	for _, s := range states {
 		t, err := thingOf(s.Key)
 		if err != nil {
@@ -185,8 +173,8 @@ func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []Finding, 
 		if err != nil {
 			return nil, err
 		}
-		f := Finding{How: Computed, What: fmt.Sprintf("%s ends at an address of this host", end.Name), OK: len(local) > 0, Seen: fmt.Sprintf("%v is on %s", end.Local, strings.Join(local, ", "))}
-		if !f.OK {
+		f := finding.Finding{How: finding.Computed, What: fmt.Sprintf("%s ends at an address of this host", end.Name), Severity: finding.FaultUnless(len(local) > 0), Seen: fmt.Sprintf("%v is on %s", end.Local, strings.Join(local, ", "))}
+		if f.Severity != finding.OK {
 			f.Seen, f.Want, f.Remedy = fmt.Sprintf("%v is on no interface", end.Local), "an address to which the director sends", "poise realserver undo, then apply --address ADDRESS"
 		}
 		findings = append(findings, f)
@@ -194,8 +182,8 @@ func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []Finding, 
 		if err != nil {
 			return nil, err
 		}
-		f = Finding{How: Computed, What: fmt.Sprintf("%s lets packets of all clients through", end.Name), OK: filter != 1, Seen: fmt.Sprintf("rp_filter %d in force", filter)}
-		if !f.OK {
+		f = finding.Finding{How: finding.Computed, What: fmt.Sprintf("%s lets packets of all clients through", end.Name), Severity: finding.FaultUnless(filter != 1), Seen: fmt.Sprintf("rp_filter %d in force", filter)}
+		if f.Severity != finding.OK {
 			f.Want, f.Remedy = "rp_filter 2 or 0", fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", end.Name)
 		}
 		findings = append(findings, f)
@@ -203,26 +191,24 @@ func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []Finding, 
 	return findings, nil
 }
 
-// Somewhere in the world, by the addresses for documentation (RFC 5737, RFC 3849).
-var (
-	someClient  = netip.MustParseAddr("198.51.100.1")
-	someClient6 = netip.MustParseAddr("2001:db8:ffff::1")
-)
+// someClient is somewhere in the world, by the addresses for documentation (RFC 5737, RFC 3849).
+func someClient(ipv6 bool) netip.Addr {
+	if ipv6 {
+		return netip.MustParseAddr("2001:db8:ffff::1")
+	}
+	return netip.MustParseAddr("198.51.100.1")
+}
 
 // howRepliesLeave asks the kernel's routing where a reply to some client goes.
-func howRepliesLeave(states []State, _ []netip.Addr) (findings []Finding, _ error) {
+func howRepliesLeave(states []State, _ []netip.Addr) (findings []finding.Finding, _ error) {
 	var through defaultRoute
 	ask := func(what string, from netip.Addr, p Port) {
-		client := someClient
-		if through.gateway.Is6() {
-			client = someClient6
-		}
-		gateway, ifname, err := host.RouteTo(client, from, protocols[p.Protocol], p.Number, 40000)
-		f := Finding{How: Computed, What: what, OK: err == nil && gateway == through.gateway, Seen: fmt.Sprintf("through %v on %s", gateway, ifname)}
+		gateway, ifname, err := host.RouteTo(someClient(through.gateway.Is6()), from, p.protocol(), p.Number, 40000)
+		f := finding.Finding{How: finding.Computed, What: what, Severity: finding.FaultUnless(err == nil && gateway == through.gateway), Seen: fmt.Sprintf("through %v on %s", gateway, ifname)}
 		if err != nil {
 			f.Seen = err.Error()
 		}
-		if !f.OK {
+		if f.Severity != finding.OK {
 			f.Want, f.Remedy = fmt.Sprintf("through %v on %s", through.gateway, through.ifname), applyAgain
 		}
 		findings = append(findings, f)
@@ -249,7 +235,7 @@ func howRepliesLeave(states []State, _ []netip.Addr) (findings []Finding, _ erro
 }
 
 // whatIsSaid listens to what this host itself says about virtual addresses.
-func whatIsSaid(ctx context.Context, listen time.Duration, vips []netip.Addr) ([]Finding, error) {
+func whatIsSaid(ctx context.Context, listen time.Duration, vips []netip.Addr) ([]finding.Finding, error) {
 	if listen <= 0 || len(vips) == 0 {
 		return nil, nil
 	}
@@ -261,10 +247,10 @@ func whatIsSaid(ctx context.Context, listen time.Duration, vips []netip.Addr) ([
 			said[c.Addr] = fmt.Sprintf("%s on %s", c.Kind, c.Interface)
 		}
 	})
-	var findings []Finding
+	var findings []finding.Finding
 	for _, vip := range vips {
-		f := Finding{How: Observed, What: fmt.Sprintf("nothing is said about %v", vip), OK: said[vip] == "", Seen: fmt.Sprintf("nothing in %v", listen)}
-		if !f.OK {
+		f := finding.Finding{How: finding.Observed, What: fmt.Sprintf("nothing is said about %v", vip), Severity: finding.FaultUnless(said[vip] == ""), Seen: fmt.Sprintf("nothing in %v", listen)}
+		if f.Severity != finding.OK {
 			f.Seen, f.Want, f.Remedy = said[vip], "silence", applyAgain
 		}
 		findings = append(findings, f)

@@ -178,7 +178,7 @@ var methods = [8]struct{ name, option string }{
 	ipvsctl.NAT: {"Masq", "-m"}, ipvsctl.Local: {"Local", "-g"}, ipvsctl.TUN: {"Tunnel", "-i"}, ipvsctl.DR: {"Route", "-g"},
 }
 
-var protocolNames = map[ipvsctl.Protocol]string{ipvsctl.TCP: "TCP ", ipvsctl.UDP: "UDP ", ipvsctl.SCTP: "SCTP"}
+var protocolNames = [256]string{ipvsctl.TCP: "TCP ", ipvsctl.UDP: "UDP ", ipvsctl.SCTP: "SCTP"}
 
 // serviceName is "TCP  10.0.0.1:80" or "FWM  66 IPv6". Marks are signed numbers here.
 func (p *program) serviceName(key ipvsctl.ServiceKey, how given) string {

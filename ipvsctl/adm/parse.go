@@ -350,14 +350,18 @@ func (r *request) check() error {
 	return nil
 }
 
-// opKinds are the commands that change the table.
-var opKinds = map[optionID]ipvsctl.OpKind{
-	optAddService: ipvsctl.AddService, optEditService: ipvsctl.EditService, optDeleteService: ipvsctl.RemoveService,
-	optAddServer: ipvsctl.AddDestination, optEditServer: ipvsctl.EditDestination, optDeleteServer: ipvsctl.RemoveDestination,
+// opKinds are, one more than they are, the changes that commands of the table ask for.
+var opKinds = [...]ipvsctl.OpKind{
+	optAddService: ipvsctl.AddService + 1, optEditService: ipvsctl.EditService + 1, optDeleteService: ipvsctl.RemoveService + 1,
+	optAddServer: ipvsctl.AddDestination + 1, optEditServer: ipvsctl.EditDestination + 1, optDeleteServer: ipvsctl.RemoveDestination + 1,
 }
 
 // op is the change of the table that is asked for, if it is one.
 func (r *request) op() (ipvsctl.Op, bool) {
-	kind, ok := opKinds[r.command]
-	return ipvsctl.Op{Kind: kind, Service: r.service, Settings: r.settings, Server: r.server, Destination: r.dest}, ok
+	if int(r.command) >= len(opKinds) || opKinds[r.command] == 0 {
+		return ipvsctl.Op{}, false
+	}
+	return ipvsctl.Op{
+		Kind: opKinds[r.command] - 1, Service: r.service, Settings: r.settings, Server: r.server, Destination: r.dest,
+	}, true
 }

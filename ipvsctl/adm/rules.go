@@ -86,7 +86,8 @@ type grammar struct {
 
 const serverOptions = givenForward | givenWeight | givenUpper | givenLower | tunnelOptions
 
-var commands = map[optionID]grammar{
+// These are arrays, and no maps, as maps are made when a process starts.
+var commands = [...]grammar{
 	optAddService: {
 		name: "add-service", needs: givenService,
 		takes: givenScheduler | givenPersistent | givenNetmask | givenOnePacket | givenEngine | givenFlags,
@@ -115,7 +116,7 @@ var commands = map[optionID]grammar{
 	optZero:       {name: "zero", takes: givenService},
 }
 
-var tunnels = map[ipvsctl.TunnelType]grammar{
+var tunnels = [...]grammar{
 	ipvsctl.IPIP: {name: "ipip", takes: givenTunType},
 	ipvsctl.GUE: {
 		name: "gue", needs: givenTunPort, takes: givenTunType,

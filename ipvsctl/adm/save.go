@@ -40,7 +40,7 @@ func (p *program) saveServer(service string, protocol ipvsctl.Protocol, s *serve
 		methods[s.dest.Method].option, s.dest.Weight, serverRest(s.dest, how))
 }
 
-var serviceLetters = map[ipvsctl.Protocol]string{ipvsctl.TCP: "-t", ipvsctl.UDP: "-u", ipvsctl.SCTP: "--sctp-service"}
+var serviceLetters = [256]string{ipvsctl.TCP: "-t", ipvsctl.UDP: "-u", ipvsctl.SCTP: "--sctp-service"}
 
 // serviceOption is "-t 10.0.0.1:80" or "-f 66 -6".
 func (p *program) serviceOption(key ipvsctl.ServiceKey, how given) string {

@@ -1,6 +1,9 @@
 package adm
 
-import "strings"
+import (
+	"strings"
+	"sync"
+)
 
 // option is one thing a command line can say, with what it wants to be followed by.
 type option struct {
@@ -156,15 +159,17 @@ var options = [...]option{
 	{optAtomic, 0, "atomic", noArgument},
 }
 
-// byLetter is a table, as restoring looks up a letter for each option of each line.
-var byLetter = func() (t [256]*option) {
+// byLetter is a table, as restoring looks up a letter for each option of each line. It is made when it is needed: every
+// process of poise would wait for it at its start.
+var byLetter = sync.OnceValue(func() *[256]*option {
+	t := new([256]*option)
 	for i := range options {
 		if o := &options[i]; o.letter != 0 {
 			t[o.letter] = o
 		}
 	}
 	return t
-}()
+})
 
 func byName(long string) *option {
 	for i := range options {
@@ -212,7 +217,7 @@ func (s *scanner) next() (o *option, arg string, given bool, wrong string) {
 		break
 	}
 	if o == nil {
-		if o = byLetter[s.letters[0]]; o == nil {
+		if o = byLetter()[s.letters[0]]; o == nil {
 			return nil, "", false, "unknown option"
 		}
 		s.letters = s.letters[1:]
