@@ -257,6 +257,21 @@ func promptly(f func()) (begin time.Time) {
 	return begin
 }
 
+// lastEvent is the latest event that begins like this.
+func (n *node) lastEvent(what string) (last status.Event) {
+	n.t.Helper()
+	for line := range strings.Lines(n.must("events", "--json")) {
+		var e status.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			n.t.Fatalf("%s: %v", line, err)
+		}
+		if strings.HasPrefix(e.What, what) {
+			last = e
+		}
+	}
+	return last
+}
+
 // child waits for the daemon's child of this name, "poise-elector" or "poise-balancer", and returns its pid.
 func (n *node) child(name string) (pid int) {
 	n.t.Helper()
