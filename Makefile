@@ -10,7 +10,7 @@ UNITS  ?= $(PREFIX)/lib/systemd/system
 LAB_PACKAGES = $(shell grep -rl '^func TestLab' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 # Where the lab's kernel is promised, lacking it is a failure and not a skip.
 LAB_PROMISE  = $(if $(filter 0,$(shell id -u)),POISE_LAB=require)
-LAB          = CGO_ENABLED=0 $(GO) test -count=1 -exec $(BIN)/labrun -run '^TestLab' -timeout 15m
+LAB          = CGO_ENABLED=0 $(GO) test -count=1 -exec $(BIN)/labrun -run '^TestLab' -timeout 25m
 
 RELEASE = $(shell git describe --tags --always --dirty 2>/dev/null)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.release=$(RELEASE)'
