@@ -15,6 +15,7 @@ func TestLabRealserverKilled(t *testing.T) {
 	lab.NeedIPVS(t)
 	n := lab.New(t)
 	h := n.Host("server")
+	h.Sysctl("net/ipv6/conf/default/accept_dad", "0") // else addresses change by themselves
 	h.Connect(n.Switch("net"), "192.0.2.21/24", "2001:db8:2::21/64")
 	h.Route("default", "192.0.2.254")
 	h.Run("modprobe", "-a", "sit", "fou")
@@ -33,7 +34,7 @@ func TestLabRealserverKilled(t *testing.T) {
 		whole := time.Since(begin)
 		done := network(t, h)
 		h.Run("poise", realserver("undo", "--unit-dir", dir).Args[1:]...)
-		for range 6 {
+		for range 3 {
 			p := h.Start(realserver("apply", strings.Fields(args)...))
 			time.Sleep(rand.N(whole)) // the moment is what is tried
 			p.Kill()

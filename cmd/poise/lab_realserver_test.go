@@ -209,7 +209,7 @@ func onlyAnsweredBy(t *testing.T, l *lab.LVS, h *lab.Host) {
 }
 
 // changing is what is never twice the same.
-var changing = regexp.MustCompile(`"(handle|index|preferred_life_time|valid_life_time|expires|used)":\s*-?\d+,?|"metainfo":\s*\{[^}]*\}`)
+var changing = regexp.MustCompile(`"(handle|index|ifindex|preferred_life_time|valid_life_time|expires|used)":\s*-?\d+,?|"metainfo":\s*\{[^}]*\}`)
 
 // everything is all of a host's network that can be set.
 func everything(t *testing.T, h *lab.Host) string {

@@ -67,7 +67,7 @@ func TestLabVerify(t *testing.T) {
 		{"ipip gone", []string{"ip link del poise-ip4"}, "tunnel poise-ip4 to 192.0.2.21", "absent"},
 		{"strict reverse paths", []string{"net/ipv4/conf/poise-ip4/rp_filter 1"}, "poise-ip4 lets packets of all clients through", "rp_filter 1 in force"},
 		{"GUE port closed", []string{"ip fou del port 6080 gue"}, "GUE to UDP port 6080 of IPv4", "absent"},
-		{"no clamp", []string{"nft delete table inet poise_realserver"}, "192.0.2.10 with MSS 1428 by nftables", "absent"},
+		{"no clamp", []string{"nft delete table inet poise_realserver"}, "192.0.2.10 with MSS 1420 by nftables", "absent"},
 	})
 }
 
