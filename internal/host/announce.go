@@ -16,7 +16,12 @@ import (
 // GratuitousARP returns the Ethernet frame that tells all neighbours that mac has an IPv4 address: a
 // broadcast ARP request for the address by its own holder (RFC 5227 section 3).
 func GratuitousARP(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
-	packet, err := arp.NewPacket(arp.OperationRequest, mac, addr, ethernet.Broadcast, addr)
+	return arpRequest(mac, addr, ethernet.Broadcast, addr)
+}
+
+// arpRequest returns the Ethernet frame by which mac, with the address from, asks all neighbours who has an address.
+func arpRequest(mac net.HardwareAddr, from netip.Addr, target net.HardwareAddr, addr netip.Addr) ([]byte, error) {
+	packet, err := arp.NewPacket(arp.OperationRequest, mac, from, target, addr)
 	if err != nil {
 		return nil, err
 	}

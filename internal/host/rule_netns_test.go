@@ -79,24 +79,26 @@ func TestNetnsRulesOfOthers(t *testing.T) {
 	inNetns(t, "eth0")
 	r := Rule{netip.MustParseAddr("192.0.2.10"), unix.IPPROTO_TCP, 80, 100, 50}
 	const same = "from 192.0.2.10 ipproto tcp sport 80 table 100 priority 50"
+	other := func(was, is string) string { return strings.Replace(same, was, is, 1) }
 	for rule, want := range map[string]bool{
-		same:                                                true,
-		same + " protocol static":                           true,
-		same + " iif eth0":                                  false,
-		same + " oif eth0":                                  false,
-		same + " to 198.51.100.0/24":                        false,
-		same + " tos 0x10":                                  false,
-		same + " fwmark 1":                                  false,
-		same + " dport 80":                                  false,
-		same + " uidrange 0-0":                              false,
-		same + " suppress_prefixlength 0":                   false,
-		same + " realms 3":                                  false,
-		"not " + same:                                       false,
-		strings.Replace(same, "80", "80-81", 1):             false,
-		strings.Replace(same, "2.10", "2.10/31", 1):         false,
-		strings.Replace(same, "table 100", "blackhole", 1):  false,
-		strings.Replace(same, "table 100", "goto 32766", 1): false,
-		strings.Replace(same, "from 192.0.2.10", "from 0.0.0.0/0", 1): false,
+		same:                              true,
+		same + " protocol static":         true,
+		same + " iif eth0":                false,
+		same + " oif eth0":                false,
+		same + " to 198.51.100.0/24":      false,
+		same + " tos 0x10":                false,
+		same + " fwmark 1":                false,
+		same + " dport 80":                false,
+		same + " uidrange 0-0":            false,
+		same + " suppress_prefixlength 0": false,
+		same + " realms 3":                false,
+		"not " + same:                     false,
+
+		other("80", "80-81"):                       false,
+		other("2.10", "2.10/31"):                   false,
+		other("table 100", "blackhole"):            false,
+		other("table 100", "goto 32766"):           false,
+		other("from 192.0.2.10", "from 0.0.0.0/0"): false,
 	} {
 		ip(t, append([]string{"rule", "add"}, strings.Fields(rule)...)...)
 		if has, err := HasRule(r); has != want || err != nil {

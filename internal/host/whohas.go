@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
 )
@@ -82,15 +80,7 @@ func WhoHas(ctx context.Context, ifname string, addrs []netip.Addr, wait time.Du
 // neighbour solicitation as before any packet.
 func (i Interface) question(addr netip.Addr) ([]byte, error) {
 	if addr.Is4() {
-		packet, err := arp.NewPacket(arp.OperationRequest, i.MAC, netip.IPv4Unspecified(), make(net.HardwareAddr, 6), addr)
-		if err != nil {
-			return nil, err
-		}
-		payload, err := packet.MarshalBinary()
-		if err != nil {
-			return nil, err
-		}
-		return frame(ethernet.Broadcast, i.MAC, ethernet.EtherTypeARP, payload)
+		return arpRequest(i.MAC, netip.IPv4Unspecified(), make(net.HardwareAddr, 6), addr)
 	}
 	at := slices.IndexFunc(i.Addrs, func(a Address) bool { return a.Addr().Is6() && a.Usable && a.Addr() != addr })
 	if at < 0 {

@@ -73,13 +73,11 @@ func recorded(rec *host.Record) ([]Step, error) {
 }
 
 func recordedVIPs(rec *host.Record) []netip.Addr {
-	var vips []netip.Addr
+	var keys []string
 	for _, f := range rec.All() {
-		if vip, ok := vipOf(f.Key); ok && !slices.Contains(vips, vip) {
-			vips = append(vips, vip)
-		}
+		keys = append(keys, f.Key)
 	}
-	return vips
+	return vipsOf(keys)
 }
 
 func status(sys system, rec *host.Record, steps []Step) ([]State, error) {

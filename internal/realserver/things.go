@@ -92,6 +92,16 @@ func vipOf(key string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// vipsOf are the virtual addresses that keys are about, each once.
+func vipsOf(keys []string) (vips []netip.Addr) {
+	for _, key := range keys {
+		if vip, ok := vipOf(key); ok && !slices.Contains(vips, vip) {
+			vips = append(vips, vip)
+		}
+	}
+	return vips
+}
+
 // sysctl is a kernel setting. Those of a tunnel's interface come and go with it.
 type sysctl struct{ name string }
 

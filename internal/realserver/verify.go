@@ -20,11 +20,13 @@ func Verify(ctx context.Context, dir string, listen time.Duration, all ...Settin
 	if err != nil {
 		return nil, err
 	}
-	vips := vipsOf(states)
+	var keys []string
 	var findings []finding.Finding
 	for _, s := range states {
+		keys = append(keys, s.Key)
 		findings = append(findings, s.finding())
 	}
+	vips := vipsOf(keys)
 	for _, look := range []func([]State, []netip.Addr) ([]finding.Finding, error){whereVIPsStand, whatARPDoes, whatTunnelsLetThrough, howRepliesLeave} {
 		found, err := look(states, vips)
 		if err != nil {
@@ -34,16 +36,6 @@ func Verify(ctx context.Context, dir string, listen time.Duration, all ...Settin
 	}
 	found, err := whatIsSaid(ctx, listen, vips)
 	return append(findings, found...), err
-}
-
-// vipsOf are the virtual addresses that states are about.
-func vipsOf(states []State) (vips []netip.Addr) {
-	for _, s := range states {
-		if vip, ok := vipOf(s.Key); ok && !slices.Contains(vips, vip) {
-			vips = append(vips, vip)
-		}
-	}
-	return vips
 }
 
 const applyAgain = "poise realserver apply, with the same arguments"
@@ -110,20 +102,20 @@ func whatARPDoes(states []State, vips []netip.Addr) (findings []finding.Finding,
 	if err != nil {
 		return nil, err
 	}
-	for _, vip := range vips {
-		if vip.Is6() {
-			continue // neighbour discovery answers for addresses of the receiving interface only
+	for name := range own {
+		ignore, err := inForce(name, "arp_ignore")
+		if err != nil {
+			return nil, err
 		}
-		filtered := slices.ContainsFunc(states, func(s State) bool { return s.Key == silent{vip}.key() && s.OK() })
-		for name := range own {
-			ignore, err := inForce(name, "arp_ignore")
-			if err != nil {
-				return nil, err
+		announce, err := inForce(name, "arp_announce")
+		if err != nil {
+			return nil, err
+		}
+		for _, vip := range vips {
+			if vip.Is6() {
+				continue // neighbour discovery answers for addresses of the receiving interface only
 			}
-			announce, err := inForce(name, "arp_announce")
-			if err != nil {
-				return nil, err
-			}
+			filtered := slices.ContainsFunc(states, func(s State) bool { return s.Key == silent{vip}.key() && s.OK() })
 			f := finding.Finding{How: finding.Computed, What: fmt.Sprintf("%s leaves ARP for %v to the director", name, vip), Severity: finding.Fault}
 			switch {
 			case filtered:

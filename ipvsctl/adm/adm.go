@@ -48,7 +48,6 @@ type program struct {
 	names names
 
 	kernel *ipvsctl.Client
-	info   ipvsctl.Info
 
 	read, scratch []server // of a listing, used again and again
 }
@@ -114,12 +113,8 @@ func (p *program) adm(words []string) int {
 }
 
 func (p *program) open(ctx context.Context) error {
-	kernel, err := ipvsctl.Open(ctx)
-	if err == nil {
-		p.kernel = kernel
-		p.info, err = kernel.Info(ctx)
-	}
-	if err != nil {
+	var err error
+	if p.kernel, err = ipvsctl.Open(ctx); err != nil {
 		return refuse("Can't initialize ipvs: %s\nAre you sure that IP Virtual Server is built in the kernel or as module?", wording(optNone, err))
 	}
 	return nil
@@ -147,10 +142,8 @@ func (p *program) do(ctx context.Context, r *request) error {
 		return refused(r.command, p.kernel.Apply(ctx, []ipvsctl.Op{op})[0])
 	}
 	switch r.command {
-	case optHelp:
-		p.out.WriteString(p.help())
-	case optVersion:
-		p.out.WriteString(p.version())
+	case optHelp, optVersion:
+		return p.introduce(ctx, r.command)
 	case optClear:
 		return refused(r.command, ipvsctl.Flush())
 	case optZero:

@@ -1,18 +1,23 @@
 package adm
 
 import (
+	"context"
 	"fmt"
 	"strings"
 )
 
-// version is the first line of ipvsadm's, which scripts look at.
-func (p *program) version() string {
-	v := p.info.Version
-	return fmt.Sprintf("ipvsadm v1.31 2019/12/24 (as poise speaks it, and IPVS v%d.%d.%d)\n", v[0], v[1], v[2])
-}
-
-func (p *program) help() string {
-	return p.version() + strings.ReplaceAll(usage, "@", p.name)
+// introduce prints the version, in a line that begins as ipvsadm's, which scripts look at, and for -h the usage.
+func (p *program) introduce(ctx context.Context, command optionID) error {
+	info, err := p.kernel.Info(ctx)
+	if err != nil {
+		return p.unread(err)
+	}
+	v := info.Version
+	fmt.Fprintf(p.out, "ipvsadm v1.31 2019/12/24 (as poise speaks it, and IPVS v%d.%d.%d)\n", v[0], v[1], v[2])
+	if command == optHelp {
+		p.out.WriteString(strings.ReplaceAll(usage, "@", p.name))
+	}
+	return nil
 }
 
 const usage = `

@@ -28,12 +28,15 @@ type server struct {
 
 // listAll prints the whole table.
 func (p *program) listAll(ctx context.Context, how given) error {
+	info, err := p.kernel.Info(ctx)
+	if err != nil {
+		return p.unread(err)
+	}
 	entries, err := p.entries(ctx, how)
 	if err != nil {
 		return p.unread(err)
 	}
-	fmt.Fprintf(p.out, "IP Virtual Server version %d.%d.%d (size=%d)\n",
-		p.info.Version[0], p.info.Version[1], p.info.Version[2], p.info.TableSize)
+	fmt.Fprintf(p.out, "IP Virtual Server version %d.%d.%d (size=%d)\n", info.Version[0], info.Version[1], info.Version[2], info.TableSize)
 	p.out.WriteString(title(how))
 	for i := range entries {
 		if err := p.listEntry(ctx, &entries[i], how); err != nil {
