@@ -27,7 +27,10 @@ type beat struct {
 	sent   atomic.Int64  // CLOCK_BOOTTIME of the last advert, in nanoseconds
 }
 
-const maxBeats = 1024 // routers: more than four times the numbers that VRRP has
+const (
+	maxBeats  = 1024 // routers: more than four times the numbers that VRRP has
+	beatsSize = maxBeats * int(unsafe.Sizeof(beat{}))
+)
 
 // newBeats makes the memory, as a file that a child can inherit.
 func newBeats() (*os.File, error) {
@@ -36,16 +39,22 @@ func newBeats() (*os.File, error) {
 		return nil, fmt.Errorf("memory of the elector: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "beats")
-	if err := f.Truncate(maxBeats * int64(unsafe.Sizeof(beat{}))); err != nil {
+	if err := f.Truncate(int64(beatsSize)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("memory of the elector: %w", err)
 	}
 	return f, nil
 }
 
+// clearBeats forgets what the memory that f is says, also for those that have it mapped already.
+func clearBeats(f *os.File) error {
+	_, err := f.WriteAt(make([]byte, beatsSize), 0)
+	return err
+}
+
 // mapBeats maps the memory that f is.
 func mapBeats(f *os.File) (*beats, error) {
-	mem, err := unix.Mmap(int(f.Fd()), 0, maxBeats*int(unsafe.Sizeof(beat{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(int(f.Fd()), 0, beatsSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("memory of the elector: %w", err)
 	}

@@ -31,6 +31,7 @@ type elector struct {
 	realtime  string // why it has no precedence, "" when it has
 
 	prepared *electorPlan
+	serving  bool // it has been told of routers: it is no spare any more
 	ready    bool // routers may stand for election
 	routers  []*router
 	bound    map[*router]int // the interface index that its sockets are bound to
@@ -77,9 +78,7 @@ func runElector(c *conn, shared *os.File, log *slog.Logger) error {
 	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
 		return err
 	}
-	if e.realtime != "" {
-		e.emit(status.Event{Level: slog.LevelWarn, What: "the elector competes with other processes, adverts may be late", Cause: e.realtime})
-	}
+	setComm("poise-spare") // until it has routers
 	go e.out.run()
 	go func() {
 		for {
@@ -333,6 +332,7 @@ func (e *elector) commit(m message, done func()) error {
 		e.routers[i].reload(c)
 	}
 	e.prepared = nil
+	e.serve()
 	e.ready = e.ready || m.Ready
 	e.stopping = func() {
 		for _, c := range fresh {
@@ -352,6 +352,19 @@ func (e *elector) commit(m message, done func()) error {
 	}
 	e.stopLeaving()
 	return nil
+}
+
+// serve makes the elector of a spare.
+func (e *elector) serve() {
+	if e.serving {
+		return
+	}
+	e.serving = true
+	setComm(childName(roleElector))
+	goBefore()
+	if e.realtime != "" {
+		e.emit(status.Event{Level: slog.LevelWarn, What: "the elector competes with other processes, adverts may be late", Cause: e.realtime})
+	}
 }
 
 // hold tells each router whether an operator wants it not to serve.
@@ -395,7 +408,7 @@ func (e *elector) routerStopped() {
 
 // orphaned ends an elector whose parent is gone: with a new daemon beside it there would be two.
 func (e *elector) orphaned() {
-	if !e.ending {
+	if !e.ending && e.serving {
 		e.emit(status.Event{Level: slog.LevelError, What: "the parent is gone, the addresses are handed over"})
 	}
 	e.stop(func() { e.ended = true })

@@ -68,6 +68,11 @@ type parent struct {
 	masters           []string    // routers whose master this node is, as the elector said last
 	roles             roles
 	beats             *os.File // memory that one elector leaves to the next; nil before the first
+
+	spare    *child      // an elector to come; nil while there is none
+	sparing  bool        // one is being started
+	spareDue *time.Timer // fires when one is to be started
+	spares   chan *child
 }
 
 func (p *parent) wards() []*ward { return []*ward{p.balancer, p.elector} }
@@ -115,6 +120,7 @@ func newParent(o Options) *parent {
 	return &parent{
 		Options: o, events: newRing(), requests: make(chan func()), pongs: make(chan pong),
 		balancer: newBalancerWard(), elector: newElectorWard(), roles: roles{changed: make(chan struct{}, 1)},
+		spareDue: idleTimer(), spares: make(chan *child),
 	}
 }
 
@@ -313,6 +319,9 @@ func (p *parent) commit(ctx context.Context, cfg *config.Config) error {
 			w.child.kill()
 			w.child = nil
 			p.setProblem(w, "")
+			if w == p.elector {
+				p.dropSpare()
+			}
 		}
 	}
 	return nil
@@ -417,6 +426,12 @@ func (p *parent) loop(ctx context.Context, hup <-chan os.Signal) error {
 			p.died(p.elector)
 		case <-p.roles.changed:
 			p.rolesChanged()
+		case <-p.spareDue.C:
+			p.startSpare(ctx)
+		case c := <-p.spares:
+			p.spareStarted(c)
+		case <-p.spareGone():
+			p.spareDied()
 		case <-p.balancer.restart.C:
 			p.tryRevive(ctx, p.balancer)
 		case <-p.elector.restart.C:
@@ -511,6 +526,7 @@ func (p *parent) stop(cause error) error {
 
 // stopElector hands the addresses over.
 func (p *parent) stopElector() error {
+	p.dropSpare()
 	w := p.elector
 	if w.child == nil {
 		p.releaseLeft()

@@ -40,8 +40,7 @@ func ChildRole(args []string) (role string, ok bool) {
 func RunChild(role string, args []string, log *slog.Logger) error {
 	// Signals sent to the whole group are the parent's to answer: it tells its children what to do.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	// What top and pgrep show; without it, "exe", as that is what was executed. A matter of looks only.
-	_ = os.WriteFile("/proc/self/comm", []byte(childName(role)), 0)
+	setComm(childName(role))
 	if role == roleRelease {
 		left, err := loadLeft(args[1])
 		if err != nil {
@@ -61,3 +60,6 @@ func RunChild(role string, args []string, log *slog.Logger) error {
 	}
 	return runBalancer(context.Background(), c, args[1], args[2], log)
 }
+
+// setComm sets what top and pgrep show; without it, "exe", as that is what was executed. A matter of looks only.
+func setComm(name string) { _ = os.WriteFile("/proc/self/comm", []byte(name), 0) }

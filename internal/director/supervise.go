@@ -49,9 +49,15 @@ func newElectorWard() *ward {
 }
 
 func newWard(w *ward) *ward {
-	w.restart = time.NewTimer(time.Hour)
-	w.restart.Stop()
+	w.restart = idleTimer()
 	return w
+}
+
+// idleTimer is one that fires only after a Reset.
+func idleTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
 // pong is the outcome of one ping.
@@ -96,21 +102,34 @@ func (w *ward) part(cfg *config.Config) *config.Config {
 // start starts the ward's child.
 func (p *parent) start(ctx context.Context, w *ward) (err error) {
 	w.started = time.Now()
-	b := birth{role: w.role, lock: p.lock, events: p.events.add, masters: p.roles.set}
-	switch w.role {
-	case roleBalancer:
+	defer func() { w.heard = time.Now() }()
+	if w.role == roleBalancer {
+		b := p.birth(roleBalancer)
 		b.args = []string{p.RuntimeDir, p.Table}
-	case roleElector:
-		if p.beats == nil {
-			if p.beats, err = newBeats(); err != nil {
-				return err
-			}
-		}
-		b.beats = p.beats
+		w.child, err = startChild(ctx, b)
+		return err
 	}
-	w.child, err = startChild(ctx, b)
-	w.heard = time.Now()
+	p.spareDue.Reset(spareDelay)
+	if w.child = p.takeSpare(); w.child != nil {
+		return nil
+	}
+	if p.beats == nil {
+		if p.beats, err = newBeats(); err != nil {
+			return err
+		}
+	}
+	w.child, err = startChild(ctx, p.electorBirth())
 	return err
+}
+
+func (p *parent) birth(role string) birth {
+	return birth{role: role, lock: p.lock, events: p.events.add, masters: p.roles.set}
+}
+
+func (p *parent) electorBirth() birth {
+	b := p.birth(roleElector)
+	b.beats = p.beats
+	return b
 }
 
 // ping asks a child whether it is there. The answer comes to pongs.
@@ -216,8 +235,7 @@ func (p *parent) releaseLeft() {
 	}
 	p.roles.set(nil)
 	if p.beats != nil { // the next elector must not go on where this one stopped
-		p.beats.Close()
-		p.beats = nil
+		err = errors.Join(err, clearBeats(p.beats))
 	}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
