@@ -506,6 +506,18 @@ func TestNetnsPairBalancerDies(t *testing.T) {
 	}
 }
 
+// spare waits until the daemon has one.
+func (n *node) spare() (pid int) {
+	n.t.Helper()
+	lab.Eventually(n.t, patience, func() error {
+		if pid = n.status().Elector.Spare; pid == 0 {
+			return fmt.Errorf("%s: there is no spare elector", n.Name)
+		}
+		return nil
+	})
+	return pid
+}
+
 // The spare stands for nothing: its death harms nobody, an elector without one is started anew, and it goes with the
 // last router.
 func TestNetnsPairSpare(t *testing.T) {
@@ -515,7 +527,7 @@ func TestNetnsPairSpare(t *testing.T) {
 	p.a.more = web
 	p.a.start()
 	p.wantMaster(p.a)
-	elector, spare := p.a.elector(), p.a.child("poise-spare")
+	elector, spare := p.a.elector(), p.a.spare()
 	syscall.Kill(spare, syscall.SIGKILL)
 	p.a.sees("spare elector died")
 	if now := p.a.elector(); now != elector {
@@ -524,13 +536,13 @@ func TestNetnsPairSpare(t *testing.T) {
 	syscall.Kill(elector, syscall.SIGKILL)
 	p.a.wantElector(elector)
 	p.wantMaster(p.a)
-	elector, spare = p.a.elector(), p.a.child("poise-spare")
+	elector, spare = p.a.elector(), p.a.spare()
 	syscall.Kill(elector, syscall.SIGKILL)
 	p.a.wantElector(elector)
 	if now := p.a.elector(); now != spare {
 		t.Errorf("elector %d, want what was the spare, %d", now, spare)
 	}
-	p.a.child("poise-spare")
+	p.a.spare()
 	p.a.routers = nil
 	p.a.reload()
 	var left []string
@@ -1105,7 +1117,7 @@ func TestNetnsPairElector(t *testing.T) {
 	// A machine that is itself a guest stands still now and then, so one of three kills has to do.
 	fastest := time.Hour
 	for i := 0; i < 3 && fastest > 30*time.Millisecond; i++ {
-		p.a.child("poise-spare")
+		p.a.spare()
 		pid := p.a.elector()
 		killed := promptly(func() { syscall.Kill(pid, syscall.SIGKILL) })
 		p.a.wantElector(pid)

@@ -215,6 +215,14 @@ func (c *child) ask(ctx context.Context, timeout time.Duration, m message) (mess
 	}
 }
 
+// pid is the child's process, 0 for none.
+func (c *child) pid() int {
+	if c == nil {
+		return 0
+	}
+	return c.process.Pid
+}
+
 // kill ends the process whatever it is doing, and waits for that.
 func (c *child) kill() {
 	_ = c.process.Kill() // fails only when it has ended already

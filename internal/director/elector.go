@@ -78,7 +78,6 @@ func runElector(c *conn, shared *os.File, log *slog.Logger) error {
 	if err := c.send(message{Kind: kindHello, Version: protocolVersion}); err != nil {
 		return err
 	}
-	setComm("poise-spare") // until it has routers
 	go e.out.run()
 	go func() {
 		for {

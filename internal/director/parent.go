@@ -49,7 +49,7 @@ type parent struct {
 	events   *ring
 	view     view
 	requests chan func()
-	serving  sync.WaitGroup
+	tasks    sync.WaitGroup // what Run waits for in the end
 
 	modules ipvsctl.Modules
 	lock    *os.File
@@ -105,7 +105,7 @@ func Run(ctx context.Context, o Options) error {
 	p.cfg = cfg // there is no former one that wishes could follow from
 	p.publish()
 	// Who looks sees how it begins; who wants something waits for the loop.
-	defer p.serving.Wait()
+	defer p.tasks.Wait()
 	control := p.serve(p.control, p.controlHandler())
 	defer control.Close()
 	p.api.serve(p)
@@ -597,10 +597,10 @@ func (p *parent) publish() {
 		Dormant: p.wishes.Servers.dormant(p.cfg),
 	}
 	if w := p.balancer; w.wanted(p.cfg) {
-		own.Balancer = status.Balancer{PID: w.pid(), Restarts: w.restarts, Problem: w.problem}
+		own.Balancer = status.Balancer{PID: w.child.pid(), Restarts: w.restarts, Problem: w.problem}
 	}
 	if w := p.elector; w.wanted(p.cfg) {
-		own.Elector = status.Elector{PID: w.pid(), Restarts: w.restarts, Problem: w.problem}
+		own.Elector = status.Elector{PID: w.child.pid(), Spare: p.spare.pid(), Restarts: w.restarts, Problem: w.problem}
 	}
 	p.view.publish(own, p.balancer.child, p.elector.child)
 }
@@ -730,7 +730,7 @@ func (p *parent) serve(l net.Listener, handler http.Handler) *http.Server {
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 	}
-	p.serving.Go(func() {
+	p.tasks.Go(func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			p.emit(status.Event{Level: slog.LevelError, What: "no longer listening", Cause: err.Error()})
 		}

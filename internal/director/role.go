@@ -40,7 +40,11 @@ func ChildRole(args []string) (role string, ok bool) {
 func RunChild(role string, args []string, log *slog.Logger) error {
 	// Signals sent to the whole group are the parent's to answer: it tells its children what to do.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	setComm(childName(role))
+	if role == roleElector {
+		setComm("poise-spare") // until it has routers
+	} else {
+		setComm(childName(role))
+	}
 	if role == roleRelease {
 		left, err := loadLeft(args[1])
 		if err != nil {

@@ -30,7 +30,7 @@ func (p *parent) startSpare(ctx context.Context) {
 	}
 	p.sparing = true
 	b := p.electorBirth()
-	go func() {
+	p.tasks.Go(func() {
 		c, err := startChild(ctx, b)
 		if err != nil {
 			c = nil // the elector's own start will say what is the matter
@@ -42,7 +42,7 @@ func (p *parent) startSpare(ctx context.Context) {
 				c.kill()
 			}
 		}
-	}()
+	})
 }
 
 // spareStarted takes the spare into care, if there is still an elector that it could follow.
@@ -53,6 +53,7 @@ func (p *parent) spareStarted(c *child) {
 		p.spareDue.Reset(spareRetry)
 	case p.elector.wanted(p.cfg):
 		p.spare = c
+		p.publish()
 	default:
 		c.kill()
 	}
@@ -62,6 +63,7 @@ func (p *parent) spareStarted(c *child) {
 func (p *parent) spareDied() {
 	p.emit(status.Event{Level: slog.LevelWarn, What: "spare elector died", Cause: p.spare.err.Error()})
 	p.dropSpare()
+	p.publish()
 	p.spareDue.Reset(spareRetry)
 }
 

@@ -75,14 +75,6 @@ func (w *ward) gone() <-chan struct{} {
 	return w.child.ended
 }
 
-// pid is the child's process, 0 while there is none.
-func (w *ward) pid() int {
-	if w.child == nil {
-		return 0
-	}
-	return w.child.process.Pid
-}
-
 // wanted tells whether cfg has work for the ward.
 func (w *ward) wanted(cfg *config.Config) bool {
 	if w.role == roleElector {

@@ -52,6 +52,8 @@ type Config struct {
 type Elector struct {
 	PID      int    `json:"pid"`
 	Restarts uint64 `json:"restarts"`
+	// Spare is the process that takes the elector's place should it die; 0 while there is none, then a new one is started.
+	Spare int `json:"spare"`
 	// Stale says that what is told of the routers is the elector's last word, of the time Heard.
 	Stale bool      `json:"stale"`
 	Heard time.Time `json:"heard,omitzero"`
