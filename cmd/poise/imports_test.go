@@ -26,9 +26,13 @@ var arrows = []struct {
 	{"poise/internal/director", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/nft", "poise/internal/status",
 	}, "the one place that wires, below the commands"},
+	{"poise/internal/doctor", []string{
+		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/director", "poise/internal/finding",
+		"poise/internal/host", "poise/internal/nft", "poise/internal/status",
+	}, "an examination asks what the director would do, and never does it"},
 	{"poise/cmd/poise", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/ipvsctl/adm", "poise/vrrp",
-		"poise/internal/director", "poise/internal/finding", "poise/internal/host", "poise/internal/nft",
+		"poise/internal/director", "poise/internal/doctor", "poise/internal/finding", "poise/internal/host", "poise/internal/nft",
 		"poise/internal/realserver", "poise/internal/status",
 	}, "a command may use everything but the lab and vrrp/sim, which only tests, demo and bench import"},
 }

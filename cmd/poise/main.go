@@ -58,7 +58,7 @@ func rootCommand() *cobra.Command {
 		runCommand(), reloadCommand(), checkCommand(),
 		statusCommand(), eventsCommand(),
 		drainCommand(), enableCommand(), weightCommand(), holdCommand(), failoverCommand(),
-		realserverCommand(), ipvsCommand(), releaseCommand(), versionCommand(),
+		doctorCommand(), realserverCommand(), ipvsCommand(), releaseCommand(), versionCommand(),
 	)
 	return root
 }

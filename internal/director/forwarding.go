@@ -22,6 +22,12 @@ const (
 	vsPrefix           = "net.ipv4.vs."
 )
 
+// Sysctls are the kernel settings, with the value wanted, that a director with cfg needs and keeps on this host.
+func Sysctls(cfg *config.Config) ([]status.Sysctl, error) {
+	interfaces, err := facingInterfaces(cfg)
+	return forwardingPlan(cfg, interfaces), err
+}
+
 // forwardingPlan returns the kernel settings that the configured services need, in the order to write
 // them. interfaces are those over which redirects would be sent.
 func forwardingPlan(cfg *config.Config, interfaces []string) []status.Sysctl {

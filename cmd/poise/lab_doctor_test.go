@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"poise/internal/finding"
+	"poise/internal/lab"
+)
+
+// TestLabDoctor: each fault on a director and around it is found and named, and its remedy mends it; a healthy one has none.
+func TestLabDoctor(t *testing.T) {
+	l := newLVS6(t)
+	server, neighbour := l.AddServer(lab.DR), l.AddNeighbour()
+	dir := t.TempDir()
+	apply := []string{"realserver", "apply", "--vip", lab.VIP, "--vip", lab.VIP6, "--runtime-dir", dir}
+	server.Run("poise", apply...)
+	full := l.AddServer(lab.FullNAT)
+	d := startDaemon(t, l.Director, block("dr", fmt.Sprintf("\"%s:80\"", lab.VIP), `forward = "dr"`, fmt.Sprintf("{ address = %q }", server.Addr))+
+		block("dr6", fmt.Sprintf("\"[%s]:80\"", lab.VIP6), `forward = "dr"`, fmt.Sprintf("{ address = %q }", server.Addr6))+
+		block("full", fmt.Sprintf("\"%s:81\"", lab.VIP), `forward = "fullnat"`, fmt.Sprintf("{ address = %q }", full.Addr)))
+	file := filepath.Join(d.dir, "poise.toml")
+	examine := func() (wrong []finding.Finding) {
+		t.Helper()
+		var out bytes.Buffer
+		cmd := exec.Command("poise", "doctor", "--json", file)
+		cmd.Stdout = &out
+		failed := l.Director.Start(cmd).Wait() != nil
+		var all []finding.Finding
+		if err := json.Unmarshal(out.Bytes(), &all); err != nil {
+			t.Fatalf("%v in %s", err, out.Bytes())
+		}
+		wrong = slices.DeleteFunc(all, func(f finding.Finding) bool { return f.Severity == finding.OK })
+		if failed != (len(wrong) > 0) {
+			t.Errorf("exit status and findings differ: %+v", wrong)
+		}
+		return wrong
+	}
+	if wrong := examine(); len(wrong) > 0 {
+		t.Fatalf("a healthy director: %+v", wrong)
+	}
+	d.stop() // it would put settings back by itself
+	for _, f := range []struct {
+		name   string
+		on     *lab.Host
+		plant  string
+		what   string
+		seen   string
+		remedy string // what a person makes of the remedy
+	}{
+		{"ip_forward 0", l.Director, "sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward", "0", ""},
+		{"send_redirects 1", l.Director, "sysctl -qw net.ipv4.conf.eth0.send_redirects=1", "net.ipv4.conf.eth0.send_redirects", "1", ""},
+		{"conntrack 0 with full NAT", l.Director, "sysctl -qw net.ipv4.vs.conntrack=0", "net.ipv4.vs.conntrack", "0", ""},
+		{"a second holder", neighbour, "ip address add 192.0.2.10/32 dev eth0", "one director answers for 192.0.2.10 on eth0", "this host, and ", "ip address del 192.0.2.10/32 dev eth0"},
+		{"a second holder of IPv6", neighbour, "ip address add 2001:db8:2::10/128 dev eth0 nodad", "one director answers for 2001:db8:2::10 on eth0", "this host, and ", "ip address del 2001:db8:2::10/128 dev eth0"},
+		{"a server answers", server.Host, "sysctl -qw net.ipv4.conf.all.arp_ignore=0", "one director answers for 192.0.2.10 on eth0", "server 192.0.2.21 (", "poise " + strings.Join(apply, " ")},
+		{"VIP lost", l.Director, "ip address del 192.0.2.10/32 dev eth0", "192.0.2.10 is on this host", "on no interface", "ip address add 192.0.2.10/32 dev eth0"},
+	} {
+		words := strings.Fields(f.plant)
+		f.on.Run(words[0], words[1:]...)
+		wrong := examine()
+		if len(wrong) != 1 || wrong[0].What != f.what || !strings.Contains(wrong[0].Seen, f.seen) {
+			t.Fatalf("%s: found %+v", f.name, wrong)
+		}
+		remedy := f.remedy
+		if remedy == "" {
+			remedy, _, _ = strings.Cut(wrong[0].Remedy, ":")
+		}
+		words = strings.Fields(remedy)
+		f.on.Run(words[0], words[1:]...)
+		if wrong := examine(); len(wrong) > 0 {
+			t.Fatalf("%s: after %q still %+v", f.name, remedy, wrong)
+		}
+	}
+}

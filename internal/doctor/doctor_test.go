@@ -1,0 +1,72 @@
+package doctor
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"poise/internal/finding"
+	"poise/internal/host"
+)
+
+func TestJudgeHolder(t *testing.T) {
+	vip, server := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.21")
+	peer, real := net.HardwareAddr{2, 0, 0, 0, 0, 2}, net.HardwareAddr{2, 0, 0, 0, 0, 0x21}
+	servers := map[string]netip.Addr{real.String(): server}
+	for _, tt := range []struct {
+		name    string
+		local   bool
+		answers []net.HardwareAddr
+		want    finding.Severity
+		seen    string
+		remedy  string
+	}{
+		{"master", true, nil, finding.OK, "this host has it, nobody else answers", ""},
+		{"backup", false, []net.HardwareAddr{peer}, finding.OK, "02:00:00:00:00:02 answers", ""},
+		{"two masters", true, []net.HardwareAddr{peer}, finding.Fault, "this host, and 02:00:00:00:00:02 answers", "ip address show"},
+		{"two others", false, []net.HardwareAddr{peer, {2, 0, 0, 0, 0, 3}}, finding.Fault, "02:00:00:00:00:02, 02:00:00:00:00:03 answers", "ip address show"},
+		{"no master", false, nil, finding.Fault, "nobody answers", "poise status"},
+		{"a server, master", true, []net.HardwareAddr{real}, finding.Fault, "this host, and server 192.0.2.21 (02:00:00:00:00:21) answers", "poise realserver apply --mode dr --vip 192.0.2.10: on 192.0.2.21"},
+		{"a server alone", false, []net.HardwareAddr{real}, finding.Fault, "server 192.0.2.21 (02:00:00:00:00:21) answers", "poise realserver apply"},
+	} {
+		f := judgeHolder("eth0", vip, tt.local, tt.answers, servers)
+		if f.Severity != tt.want || f.Seen != tt.seen || !strings.HasPrefix(f.Remedy, tt.remedy) || (f.Remedy == "") != (tt.want == finding.OK) {
+			t.Errorf("%s: %+v", tt.name, f)
+		}
+	}
+}
+
+func TestTracking(t *testing.T) {
+	for _, tt := range []struct {
+		count, most string
+		want        finding.Severity
+	}{
+		{"0", "100", finding.OK},
+		{"79", "100", finding.OK},
+		{"80", "100", finding.Warning},
+		{"98", "100", finding.Fault},
+		{"101", "100", finding.Fault},
+		{"5000", "0", finding.OK},
+		{"5", "many", finding.Warning},
+	} {
+		s := host.Sysctls{Root: t.TempDir()}
+		dir := filepath.Join(s.Root, "net/netfilter")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{"nf_conntrack_count": tt.count, "nf_conntrack_max": tt.most} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(value+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := finding.Worst(tracking(s)); got != tt.want {
+			t.Errorf("%s of %s: %v, want %v", tt.count, tt.most, got, tt.want)
+		}
+	}
+	if got := tracking(host.Sysctls{Root: t.TempDir()}); got != nil {
+		t.Errorf("where nothing is tracked: %+v", got)
+	}
+}
