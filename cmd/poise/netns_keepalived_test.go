@@ -286,9 +286,8 @@ func (d *duel) waits(n *node) {
 	d.quiet(n, start, time.Now())
 }
 
-// together runs tests at the same time. They wait most of it, so there may be more than processors.
+// together runs tests at the same time, and no others beside them. They wait most of it, so there may be more than processors.
 func together[C fmt.Stringer](t *testing.T, cases []C, test func(*testing.T, C)) {
-	t.Parallel()
 	var all sync.WaitGroup
 	for _, c := range cases {
 		all.Go(func() { t.Run(c.String(), func(t *testing.T) { test(t, c) }) })
