@@ -44,7 +44,7 @@ test: test-native test-lab ## everything: natively with the race detector, then 
 # One package at a time, as some measure milliseconds; several of its tests, as most wait. A race ends a process at once,
 # or tests would not notice one in a daemon of theirs; without races a process ends at once, too.
 test-native: deps-test
-	$(LAB_PROMISE) GORACE='halt_on_error=1 atexit_sleep_ms=0' $(GO) test -race -p 1 -parallel 3 -skip '^TestLab' ./...
+	$(LAB_PROMISE) GORACE='halt_on_error=1 atexit_sleep_ms=0' $(GO) test -race -p 1 -parallel 2 -skip '^TestLab' ./...
 
 test-lab: build labrun
 	$(LAB_PROMISE) $(LAB) $(LAB_PACKAGES)

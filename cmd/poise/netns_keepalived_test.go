@@ -286,11 +286,16 @@ func (d *duel) waits(n *node) {
 	d.quiet(n, start, time.Now())
 }
 
-// together runs tests at the same time, and no others beside them. They wait most of it, so there may be more than processors.
+// together runs six tests at a time, and no others beside them. They wait most of it, so there may be more than processors.
 func together[C fmt.Stringer](t *testing.T, cases []C, test func(*testing.T, C)) {
 	var all sync.WaitGroup
+	slots := make(chan struct{}, 6)
 	for _, c := range cases {
-		all.Go(func() { t.Run(c.String(), func(t *testing.T) { test(t, c) }) })
+		all.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			t.Run(c.String(), func(t *testing.T) { test(t, c) })
+		})
 	}
 	all.Wait()
 }
