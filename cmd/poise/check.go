@@ -9,20 +9,13 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Validate a configuration file: every mistake with its line, exit status 1 if there is any",
 		Long: `Validate a configuration file, without FILE ` + defaultConfigFile + `, and change nothing:
 every mistake is shown with its line, and the exit status is 1 if there is any.`,
-		Args: wantArgs(0, 1),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			return []cobra.Completion{"toml"}, cobra.ShellCompDirectiveFilterFileExt
-		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file := defaultConfigFile
-			if len(args) == 1 {
-				file = args[0]
-			}
+			file := configFile(args)
 			cfg, err := config.Load(file, nil)
 			if err != nil {
 				return err
@@ -35,4 +28,6 @@ every mistake is shown with its line, and the exit status is 1 if there is any.`
 			return err
 		},
 	}
+	takeConfigFile(cmd)
+	return cmd
 }

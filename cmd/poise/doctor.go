@@ -18,16 +18,8 @@ the wire for each virtual address.
 
 Each line says how it is known: computed from what the kernel says of itself, or probed by asking the
 neighbours. What is wrong comes with a remedy.`,
-		Args: wantArgs(0, 1),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			return []cobra.Completion{"toml"}, cobra.ShellCompDirectiveFilterFileExt
-		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file := defaultConfigFile
-			if len(args) == 1 {
-				file = args[0]
-			}
-			cfg, err := config.Load(file, nil)
+			cfg, err := config.Load(configFile(args), nil)
 			if err != nil {
 				return err
 			}
@@ -38,6 +30,7 @@ neighbours. What is wrong comes with a remedy.`,
 			return printFindings(cmd.OutOrStdout(), findings, asJSON)
 		},
 	}
+	takeConfigFile(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,25 +89,9 @@ func verifyFaults(t *testing.T, h *lab.Host, args []string, faults []fault) {
 			h.Run(words[0], words[1:]...)
 		}
 	}
-	wrong := func() (wrong []finding.Finding) {
+	wrong := func() []finding.Finding {
 		t.Helper()
-		var out bytes.Buffer
-		cmd := exec.Command("poise", "realserver", "verify", "--json", "--listen", "0s", "--runtime-dir", dir)
-		cmd.Stdout = &out
-		failed := h.Start(cmd).Wait() != nil
-		var all []finding.Finding
-		if err := json.Unmarshal(out.Bytes(), &all); err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range all {
-			if f.Severity != finding.OK {
-				wrong = append(wrong, f)
-			}
-		}
-		if failed != (len(wrong) > 0) {
-			t.Errorf("exit status and findings differ: %v", wrong)
-		}
-		return wrong
+		return examined(t, h, "realserver", "verify", "--listen", "0s", "--runtime-dir", dir)
 	}
 	h.Run("poise", apply...)
 	if w := wrong(); len(w) > 0 {
@@ -140,4 +125,22 @@ func verifyFaults(t *testing.T, h *lab.Host, args []string, faults []fault) {
 			h.Run("poise", apply...)
 		}
 	}
+}
+
+// examined is what poise finds wrong on a host, which its exit status must tell, too.
+func examined(t *testing.T, h *lab.Host, args ...string) []finding.Finding {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.Command("poise", append(args, "--json")...)
+	cmd.Stdout = &out
+	failed := h.Start(cmd).Wait() != nil
+	var all []finding.Finding
+	if err := json.Unmarshal(out.Bytes(), &all); err != nil {
+		t.Fatalf("%v in %s", err, out.Bytes())
+	}
+	wrong := slices.DeleteFunc(all, func(f finding.Finding) bool { return f.Severity == finding.OK })
+	if failed != (len(wrong) > 0) {
+		t.Errorf("exit status and findings differ: %v", wrong)
+	}
+	return wrong
 }

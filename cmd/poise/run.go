@@ -9,7 +9,7 @@ import (
 	"poise/internal/director"
 )
 
-// defaultConfigFile is what run and check take when none is named.
+// defaultConfigFile is what commands take when none is named.
 const defaultConfigFile = "/etc/poise/poise.toml"
 
 // defaultRuntimeDir is emptied at boot, like the kernel's table that the files in it are about.
@@ -47,4 +47,20 @@ the log tells more, such as each failed check.`,
 	cmd.Flags().StringVar(&o.Table, "table", "", "record:FILE keeps the table in memory and writes its changes to FILE, instead of the kernel")
 	_ = cmd.Flags().MarkHidden("table") // fails only for a flag that does not exist
 	return cmd
+}
+
+// takeConfigFile has a command take a configuration file as its argument, or none.
+func takeConfigFile(cmd *cobra.Command) {
+	cmd.Args = wantArgs(0, 1)
+	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return []cobra.Completion{"toml"}, cobra.ShellCompDirectiveFilterFileExt
+	}
+}
+
+// configFile is the file that such arguments name.
+func configFile(args []string) string {
+	if len(args) == 1 {
+		return args[0]
+	}
+	return defaultConfigFile
 }

@@ -17,43 +17,55 @@ import (
 
 // holders asks on the wire who has each virtual address: one host must, and no real server.
 func holders(ctx context.Context, cfg *config.Config) (findings []finding.Finding, _ error) {
-	where, nowhere, err := interfacesOf(cfg)
+	vips := addressesOf(cfg)
+	local, err := host.Local(vips)
 	if err != nil {
 		return nil, err
 	}
-	for _, vip := range nowhere {
-		findings = append(findings, finding.Finding{
-			How: finding.Computed, What: fmt.Sprintf("%v is on this host", vip), Severity: finding.Fault, Seen: "on no interface",
-			Want: "on one", Remedy: fmt.Sprintf("ip address add %v dev INTERFACE: or a [[router]] that has it", netip.PrefixFrom(vip, vip.BitLen())),
-			Page: "docs/config.md#routers",
-		})
+	where, err := interfacesOf(cfg)
+	if err != nil {
+		return nil, err
 	}
+	all := slices.Concat(slices.Collect(maps.Values(where))...)
+	for _, vip := range vips {
+		if !local[vip] && !slices.Contains(all, vip) {
+			findings = append(findings, finding.Finding{
+				How: finding.Computed, What: fmt.Sprintf("%v is on this host", vip), Severity: finding.Fault, Seen: "on no interface",
+				Want: "on one", Remedy: fmt.Sprintf("ip address add %v dev INTERFACE: or a [[router]] that has it", netip.PrefixFrom(vip, vip.BitLen())),
+				Page: "docs/config.md#routers",
+			})
+		}
+	}
+	servers := directServers(cfg)
 	for _, ifname := range slices.Sorted(maps.Keys(where)) {
-		vips := where[ifname]
-		local, err := host.Local(vips)
-		if err != nil {
-			return findings, err
-		}
-		servers := slices.DeleteFunc(routedServers(cfg), func(server netip.Addr) bool {
-			return !slices.ContainsFunc(vips, func(vip netip.Addr) bool { return vip.Is4() == server.Is4() })
-		})
-		answers, err := host.WhoHas(ctx, ifname, slices.Concat(vips, servers), neighboursTime)
-		if err != nil {
-			return findings, err
-		}
-		for _, vip := range vips {
-			names := make(map[string]netip.Addr) // of servers, by MAC
-			for _, server := range servers {
-				for _, mac := range answers[server] {
-					if server.Is4() == vip.Is4() {
-						names[mac.String()] = server
-					}
-				}
+		asked := slices.Clone(where[ifname])
+		for _, server := range servers {
+			if slices.ContainsFunc(where[ifname], func(vip netip.Addr) bool { return vip.Is4() == server.Is4() }) {
+				asked = append(asked, server)
 			}
-			findings = append(findings, judgeHolder(ifname, vip, local[vip], answers[vip], names))
+		}
+		answers, err := host.WhoHas(ctx, ifname, asked, neighboursTime)
+		if err != nil {
+			return findings, err
+		}
+		for _, vip := range where[ifname] {
+			findings = append(findings, judgeHolder(ifname, vip, local[vip], answers[vip], byMAC(servers, answers, vip.Is4())))
 		}
 	}
 	return findings, nil
+}
+
+// byMAC returns the servers of a family by the MAC addresses that answered for them.
+func byMAC(servers []netip.Addr, answers map[netip.Addr][]net.HardwareAddr, is4 bool) map[string]netip.Addr {
+	names := make(map[string]netip.Addr)
+	for _, server := range servers {
+		if server.Is4() == is4 {
+			for _, mac := range answers[server] {
+				names[mac.String()] = server
+			}
+		}
+	}
+	return names
 }
 
 // judgeHolder says what the answers for a virtual address mean. servers are those of direct routing, by MAC.
@@ -68,31 +80,21 @@ func judgeHolder(ifname string, vip netip.Addr, local bool, answers []net.Hardwa
 		}
 		seen = append(seen, text)
 	}
-	f.Seen = strings.Join(seen, ", ") + " answers"
-	others := 1
-	if local {
-		others = 0
-		f.Seen = "this host, and " + f.Seen
-		if len(answers) == 0 {
-			f.Seen = "this host has it, nobody else answers"
-		}
-	} else if len(answers) == 0 {
+	most := 1 // answers that are right
+	switch f.Seen, f.Want = strings.Join(seen, ", ")+" answers", "one director"; {
+	case local && len(seen) == 0:
+		most, f.Seen = 0, "this host has it, nobody else answers"
+	case local:
+		most, f.Seen, f.Want = 0, "this host, and "+f.Seen, "this host alone"
+	case len(seen) == 0:
 		f.Seen = "nobody answers"
 	}
-	if f.Remedy == "" && len(answers) == others {
-		return f
-	}
-	f.Severity, f.Page = finding.Fault, "docs/operations.md#why-is-there-no-traffic"
-	switch {
-	case local:
-		f.Want = "this host alone"
-	default:
-		f.Want = "one director"
-	}
-	switch {
+	switch f.Severity, f.Page = finding.Fault, "docs/operations.md#why-is-there-no-traffic"; {
 	case f.Remedy != "":
 		f.Page = "docs/methods/dr.md"
-	case len(answers) == 0:
+	case len(seen) == most:
+		return finding.Finding{How: f.How, What: f.What, Seen: f.Seen}
+	case len(seen) == 0:
 		f.Remedy = "poise status: on both directors, one of them has to be master"
 	default:
 		f.Remedy = fmt.Sprintf("ip address show: on both directors and every host that had %v before, only one may have it", vip)
@@ -100,47 +102,48 @@ func judgeHolder(ifname string, vip netip.Addr, local bool, answers []net.Hardwa
 	return f
 }
 
+// addressesOf returns the virtual addresses, each once.
+func addressesOf(cfg *config.Config) (vips []netip.Addr) {
+	for _, r := range cfg.Routers {
+		vips = append(vips, r.All()...)
+	}
+	for _, s := range cfg.Services {
+		vips = append(vips, s.VIPs()...)
+	}
+	slices.SortFunc(vips, netip.Addr.Compare)
+	return slices.Compact(vips)
+}
+
 // interfacesOf returns the virtual addresses by the interface on which clients or their router ask for them: the router's
-// that has the address, else one that has it already. Those on lo come routed, and nobody asks. Nowhere are those that no
-// router has, and no interface.
-func interfacesOf(cfg *config.Config) (where map[string][]netip.Addr, nowhere []netip.Addr, _ error) {
-	where = make(map[string][]netip.Addr)
-	routed := make(map[netip.Addr]bool)
+// that has the address, else one that has it already. Those on lo come routed, and nobody asks.
+func interfacesOf(cfg *config.Config) (map[string][]netip.Addr, error) {
+	where := make(map[string][]netip.Addr)
+	placed := make(map[netip.Addr]bool)
 	for _, r := range cfg.Routers {
 		for _, vip := range r.All() {
-			routed[vip] = true
+			placed[vip] = true
 			where[r.InterfaceOf(vip)] = append(where[r.InterfaceOf(vip)], vip)
 		}
 	}
-	for _, s := range cfg.Services {
-		for _, vip := range s.VIPs() {
-			if routed[vip] {
-				continue
-			}
-			routed[vip] = true
-			local, err := host.Local([]netip.Addr{vip})
-			if err != nil {
-				return nil, nil, err
-			}
-			names, err := host.Holders(vip)
-			if err != nil {
-				return nil, nil, err
-			}
-			if !local[vip] {
-				nowhere = append(nowhere, vip)
-			}
-			for _, name := range names {
-				if name != "lo" {
-					where[name] = append(where[name], vip)
-				}
+	for _, vip := range addressesOf(cfg) {
+		if placed[vip] {
+			continue
+		}
+		names, err := host.Holders(vip)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			if name != "lo" {
+				where[name] = append(where[name], vip)
 			}
 		}
 	}
-	return where, nowhere, nil
+	return where, nil
 }
 
-// routedServers are the servers of direct routing: they have a virtual address too, and must keep silent about it.
-func routedServers(cfg *config.Config) (servers []netip.Addr) {
+// directServers are the servers of direct routing: they have a virtual address too, and must keep silent about it.
+func directServers(cfg *config.Config) (servers []netip.Addr) {
 	for _, s := range cfg.Services {
 		for _, server := range s.Servers {
 			if server.Forward.Method() == ipvsctl.DR && !slices.Contains(servers, server.Address) {
