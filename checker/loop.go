@@ -19,9 +19,9 @@ import (
 	"time"
 )
 
-// maxInFlight bounds the probes under way, so that a network that answers nothing cannot take every
+// MaxInFlight bounds the probes under way, so that a network that answers nothing cannot take every
 // descriptor. Probes beyond it wait their turn, longest overdue first; waiting is no failure.
-const maxInFlight = 1024
+const MaxInFlight = 1024
 
 // grace is how long after its timeout a probe may come back and still be believed. One that takes longer
 // was not waiting for the server: this process was stopped, or its machine was.
@@ -79,7 +79,7 @@ func NewLoop() *Loop {
 	return &Loop{
 		newProbe: NewProbe,
 		sets:     make(chan map[Key]*check),
-		results:  make(chan result, maxInFlight), // a finished probe never waits to say so
+		results:  make(chan result, MaxInFlight), // a finished probe never waits to say so
 		reports:  make(chan Report),
 		ended:    make(chan struct{}),
 	}
@@ -124,7 +124,7 @@ func (l *Loop) Run(ctx context.Context) error {
 
 	for ctx.Err() == nil {
 		var wake <-chan time.Time
-		for len(l.idle) > 0 && l.inFlight < maxInFlight {
+		for len(l.idle) > 0 && l.inFlight < MaxInFlight {
 			if wait := time.Until(l.idle[0].due); wait > 0 {
 				timer.Reset(wait)
 				wake = timer.C

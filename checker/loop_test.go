@@ -360,7 +360,7 @@ func TestLoopBadTargetChangesNothing(t *testing.T) {
 // On a network that answers nothing, the probes beyond the bound wait, and no target is passed over.
 func TestLoopBoundsProbesInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 3 * maxInFlight
+		const n = 3 * MaxInFlight
 		c := base
 		c.Interval = time.Hour // one turn each
 		begin := time.Now()
@@ -376,7 +376,7 @@ func TestLoopBoundsProbesInFlight(t *testing.T) {
 				t.Fatalf("took %v, want %v", r.Took, base.Timeout)
 			}
 		}
-		// Each second has room for maxInFlight probes of a second each.
+		// Each second has room for MaxInFlight probes of a second each.
 		if took := time.Since(begin); took < 3*time.Second || took > 5*time.Second {
 			t.Errorf("%d targets were probed in %v, want 3s to 5s", n, took)
 		}

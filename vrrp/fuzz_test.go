@@ -43,6 +43,11 @@ func FuzzPacket(f *testing.F) {
 				t.Errorf("%+v %v, want %+v", again, err, p)
 			}
 		}
+		if p, err := parseIPv6(b); err != nil {
+			check(t, err)
+		} else {
+			packets = append(packets, p)
+		}
 		for _, p := range packets {
 			for _, node := range nodes {
 				if _, _, err := NewFilter(node.config).Judge(p, node.own); err != nil {

@@ -284,7 +284,7 @@ func (b *balancer) prepare(m message) (*prepared, error) {
 	if m.Config == nil {
 		return nil, errors.New("prepare without a configuration")
 	}
-	interfaces, err := facingInterfaces(m.Config)
+	interfaces, err := Facing(m.Config)
 	if err != nil {
 		return nil, err
 	}

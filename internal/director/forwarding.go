@@ -24,7 +24,7 @@ const (
 
 // Sysctls are the kernel settings, with the value wanted, that a director with cfg needs and keeps on this host.
 func Sysctls(cfg *config.Config) ([]status.Sysctl, error) {
-	interfaces, err := facingInterfaces(cfg)
+	interfaces, err := Facing(cfg)
 	return forwardingPlan(cfg, interfaces), err
 }
 
@@ -91,8 +91,8 @@ func missingInterfaces(cfg *config.Config) error {
 	return nil
 }
 
-// facingInterfaces are the interfaces the file names, else those through which the servers are reached.
-func facingInterfaces(cfg *config.Config) ([]string, error) {
+// Facing are the interfaces that face clients and servers: those that the file names, else those through which the servers are reached.
+func Facing(cfg *config.Config) ([]string, error) {
 	if len(cfg.Global.Interfaces) > 0 {
 		return cfg.Global.Interfaces, nil
 	}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -68,5 +69,18 @@ func TestTracking(t *testing.T) {
 	}
 	if got := tracking(host.Sysctls{Root: t.TempDir()}); got != nil {
 		t.Errorf("where nothing is tracked: %+v", got)
+	}
+}
+
+func TestOpenFiles(t *testing.T) {
+	for text, want := range map[string]int{
+		"Limit                     Soft Limit           Hard Limit           Units\nMax open files            1024                 524288               files\n": 1024,
+		"Max open files            unlimited            unlimited            files\n": math.MaxInt,
+		"Max open files\n": 0, // an error
+		"":                 0,
+	} {
+		if n, err := openFiles(text); n != want || (err != nil) != (want == 0) {
+			t.Errorf("%q: %d %v", text, n, err)
+		}
 	}
 }

@@ -16,13 +16,9 @@ import (
 )
 
 // holders asks on the wire who has each virtual address: one host must, and no real server.
-func holders(ctx context.Context, cfg *config.Config) (findings []finding.Finding, _ error) {
+func holders(ctx context.Context, cfg *config.Config, where map[string][]netip.Addr) (findings []finding.Finding, _ error) {
 	vips := addressesOf(cfg)
 	local, err := host.Local(vips)
-	if err != nil {
-		return nil, err
-	}
-	where, err := interfacesOf(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -38,6 +34,9 @@ func holders(ctx context.Context, cfg *config.Config) (findings []finding.Findin
 	}
 	servers := directServers(cfg)
 	for _, ifname := range slices.Sorted(maps.Keys(where)) {
+		if exists, err := host.LinkExists(ifname); err != nil || !exists {
+			continue // which is a finding of its own
+		}
 		asked := slices.Clone(where[ifname])
 		for _, server := range servers {
 			if slices.ContainsFunc(where[ifname], func(vip netip.Addr) bool { return vip.Is4() == server.Is4() }) {

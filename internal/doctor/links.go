@@ -1,0 +1,127 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"poise/config"
+	"poise/internal/director"
+	"poise/internal/finding"
+	"poise/internal/host"
+	"poise/ipvsctl"
+)
+
+// links looks at the interfaces through which packets come and go.
+func links(cfg *config.Config, where map[string][]netip.Addr) (findings []finding.Finding, _ error) {
+	names, err := interfaces(cfg, where)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		up, err := linkUp(name)
+		if err != nil {
+			return findings, err
+		}
+		findings = append(findings, up)
+		if up.Severity != finding.OK || len(cfg.Services) == 0 {
+			continue
+		}
+		large, err := largeReceive(name)
+		if err != nil {
+			return findings, err
+		}
+		findings = append(findings, large)
+		if vips := where[name]; slices.ContainsFunc(vips, netip.Addr.Is4) {
+			findings = append(findings, reversePath(host.Sysctls{}, name))
+		}
+	}
+	return findings, nil
+}
+
+// interfaces are all that the configuration needs, each once.
+func interfaces(cfg *config.Config, where map[string][]netip.Addr) ([]string, error) {
+	names, err := director.Facing(cfg)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.Clone(names)
+	for _, r := range cfg.Routers {
+		names = append(names, r.Interfaces()...)
+	}
+	for name := range where {
+		names = append(names, name)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "lo" })
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func linkUp(name string) (finding.Finding, error) {
+	link, exists, err := host.Look(name)
+	if err != nil {
+		return finding.Finding{}, err
+	}
+	f := finding.Finding{How: finding.Computed, What: name + " can send and receive", Seen: "up, with a carrier"}
+	switch {
+	case !exists:
+		f.Severity, f.Seen, f.Want, f.Remedy = finding.Fault, "there is none", "an interface of this name", "ip link show: and the right name in the configuration"
+	case !link.Up:
+		f.Severity, f.Seen, f.Want, f.Remedy = finding.Fault, "down", "up, with a carrier", fmt.Sprintf("ip link set %s up: and look at the cable", name)
+	}
+	return f, nil
+}
+
+// largeReceive: a network card that merges what it receives (LRO) makes packets that are too large to be sent on. The kernel
+// turns this off where it forwards, but not on every kind of interface.
+func largeReceive(name string) (finding.Finding, error) {
+	on, err := host.LargeReceive(name)
+	f := finding.Finding{How: finding.Computed, What: name + " receives packets as they were sent", Seen: "large receive offload is off"}
+	if on {
+		f.Severity, f.Seen, f.Want = finding.Fault, "large receive offload is on: what it merges cannot be forwarded", "off"
+		f.Remedy = fmt.Sprintf("ethtool -K %s lro off", name)
+	}
+	return f, err
+}
+
+// reversePath: with the strict check a packet is dropped if the way back to its sender leaves through another interface. Who
+// the clients are nobody knows; most are behind the default route.
+func reversePath(s host.Sysctls, name string) finding.Finding {
+	f := finding.Finding{How: finding.Computed, What: name + " lets packets of all clients in"}
+	filter, err := inForce(s, name, "rp_filter")
+	_, leaves, errRoute := host.RouteTo(someClient, netip.Addr{}, uint8(ipvsctl.TCP), 0, 0)
+	switch f.Seen = fmt.Sprintf("rp_filter %d in force", filter); {
+	case err != nil:
+		f.Severity, f.Seen, f.Want, f.Remedy = finding.Warning, err.Error(), "a number", "sysctl net.ipv4.conf shows it"
+	case filter == strict && errRoute == nil && leaves != name:
+		f.Severity, f.Want = finding.Fault, "0 or 2"
+		f.Seen += fmt.Sprintf(", while the way to clients leaves through %s", leaves)
+		f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name)
+	}
+	return f
+}
+
+// strict is the value of rp_filter that drops what did not come the way it would go (RFC 3704 section 2.2).
+const strict = 1
+
+// someClient stands for whoever comes from afar: an address that nobody has (RFC 5737).
+var someClient = netip.AddrFrom4([4]byte{203, 0, 113, 113})
+
+// inForce is a setting of an interface of which the kernel takes the larger value, that of all or its own.
+func inForce(s host.Sysctls, name, setting string) (most int, _ error) {
+	for _, of := range []string{"all", name} {
+		text, err := s.Read(host.SysctlName("net", "ipv4", "conf", of, setting))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // without IPv4
+		}
+		value, errNumber := strconv.Atoi(text)
+		if err := errors.Join(err, errNumber); err != nil {
+			return 0, err
+		}
+		most = max(most, value)
+	}
+	return most, nil
+}
