@@ -16,7 +16,7 @@ import (
 
 // newHTTP sends a GET request, over TLS with KindHTTPS, and judges the answer's status. A redirect is
 // an answer like any other: following it would judge another server.
-func newHTTP(addr netip.AddrPort, c Config) (Probe, error) {
+func newHTTP(dial Dial, addr netip.AddrPort, c Config) (Probe, error) {
 	host := hostHeader(addr, c)
 	request := "GET " + c.Path + " HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: poise\r\nConnection: close\r\n\r\n"
 
@@ -29,7 +29,7 @@ func newHTTP(addr netip.AddrPort, c Config) (Probe, error) {
 		open = func(conn net.Conn) (net.Conn, error) { return handshake(conn, config) }
 	}
 	return func(ctx context.Context) error {
-		raw, err := connect(ctx, addr)
+		raw, err := dial.connect(ctx, addr)
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ type Probe func(ctx context.Context) error
 var ErrSelf = errors.New("not counted, the fault is on this host")
 
 // kinds lists every way to ask. What they return need not watch the timeout: ctx ends when it is over.
-var kinds = map[Kind]func(netip.AddrPort, Config) (Probe, error){
+var kinds = map[Kind]func(Dial, netip.AddrPort, Config) (Probe, error){
 	KindTCP:   newTCP,
 	KindHTTP:  newHTTP,
 	KindHTTPS: newHTTP,
@@ -29,11 +29,16 @@ var kinds = map[Kind]func(netip.AddrPort, Config) (Probe, error){
 // NewProbe returns the probe that c describes, sent to addr; c.Port is already part of addr.
 // c is complete and valid, as the configuration's reader leaves it. A CA without certificates is an error.
 func NewProbe(addr netip.AddrPort, c Config) (Probe, error) {
+	return NewProbeBy(Direct, addr, c)
+}
+
+// NewProbeBy is NewProbe over connections that dial opens.
+func NewProbeBy(dial Dial, addr netip.AddrPort, c Config) (Probe, error) {
 	newKind, ok := kinds[c.Type]
 	if !ok {
 		return nil, fmt.Errorf("check type %q is unknown", c.Type)
 	}
-	ask, err := newKind(addr, c)
+	ask, err := newKind(dial, addr, c)
 	if err != nil {
 		return nil, err
 	}
@@ -65,12 +70,20 @@ func isLocal(err error) bool {
 	}, func(local error) bool { return errors.Is(err, local) })
 }
 
+// Dial opens the connection of a probe, without keep-alives: none lives long enough for them.
+type Dial func(context.Context, netip.AddrPort) (*net.TCPConn, error)
+
+// Direct is how a probe goes that nothing else is said of.
+func Direct(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+	dialer := net.Dialer{KeepAlive: -1}
+	return dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
+}
+
 // connect opens a connection that closes with a reset. A director may make thousands of checks a second,
 // and each orderly close would cost it a socket in TIME_WAIT for a minute. The price is that some servers log
 // the reset; nothing is lost by it, as all that is wanted has been read by then.
-func connect(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-	dialer := net.Dialer{KeepAlive: -1} // no probe lives long enough for keep-alives
-	conn, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
+func (dial Dial) connect(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+	conn, err := dial(ctx, addr)
 	if err != nil {
 		return nil, cause(err)
 	}

@@ -6,9 +6,9 @@ import (
 )
 
 // newTCP asks whether the server's kernel completes a connection. Nothing is sent.
-func newTCP(addr netip.AddrPort, _ Config) (Probe, error) {
+func newTCP(dial Dial, addr netip.AddrPort, _ Config) (Probe, error) {
 	return func(ctx context.Context) error {
-		conn, err := connect(ctx, addr)
+		conn, err := dial.connect(ctx, addr)
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 func doctorCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, servers bool
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "doctor [FILE]",
@@ -33,10 +33,18 @@ or probed by asking. What is wrong comes with a remedy.`,
 			if err != nil {
 				return err
 			}
+			if servers {
+				more, err := doctor.Servers(cmd.Context(), cfg, dir)
+				if err != nil {
+					return err
+				}
+				findings = append(findings, more...)
+			}
 			return printFindings(cmd.OutOrStdout(), findings, asJSON)
 		},
 	}
 	takeConfigFile(cmd)
+	cmd.Flags().BoolVar(&servers, "servers", false, "also ask every server through the virtual addresses")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	runtimeDirFlag(cmd, &dir)
 	return cmd

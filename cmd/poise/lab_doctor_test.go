@@ -18,6 +18,8 @@ func TestLabDoctor(t *testing.T) {
 	apply := []string{"realserver", "apply", "--vip", lab.VIP, "--vip", lab.VIP6, "--runtime-dir", dir}
 	server.Run("poise", apply...)
 	full := l.AddServer(lab.FullNAT)
+	server.ServeHTTP(":80")
+	full.ServeHTTP(":81")
 	d := startDaemon(t, l.Director, block("dr", fmt.Sprintf("\"%s:80\"", lab.VIP), `forward = "dr"`, fmt.Sprintf("{ address = %q }", server.Addr))+
 		block("dr6", fmt.Sprintf("\"[%s]:80\"", lab.VIP6), `forward = "dr"`, fmt.Sprintf("{ address = %q }", server.Addr6))+
 		block("full", fmt.Sprintf("\"%s:81\"", lab.VIP), `forward = "fullnat"`, fmt.Sprintf("{ address = %q }", full.Addr)))

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"poise/internal/host"
+	"poise/internal/nft"
 	"poise/ipvsctl"
 )
 
@@ -122,10 +123,13 @@ func (k known) within(table ipvsctl.Table) ipvsctl.Table {
 }
 
 // outside returns the identities in table that are not known. A service that is known is among them when it
-// has servers that are not.
+// has servers that are not. Those of probes, which come and go, are nobody's.
 func (k known) outside(table ipvsctl.Table) entries {
 	others := make(entries)
 	for key, service := range table {
+		if key.Mark&nft.ProbeMask == nft.ProbeBlock {
+			continue
+		}
 		if !k.service(key) {
 			others.add(key)
 		}

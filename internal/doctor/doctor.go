@@ -4,8 +4,10 @@
 //	links.go       the interfaces                                  computed
 //	routers.go     the adverts of three intervals                  observed
 //	neighbours.go  who has the virtual addresses                   probed
+//	servers.go     whether servers answer                          probed
+//	through.go     whether they do through the virtual addresses   probed
 //
-// It changes nothing.
+// It changes nothing but for the last, which undoes what it changes.
 package doctor
 
 import (
@@ -45,6 +47,7 @@ func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.F
 		func() ([]finding.Finding, error) { return links(cfg, where) },
 		func() ([]finding.Finding, error) { return routers(ctx, cfg.Routers) },
 		func() ([]finding.Finding, error) { return holders(ctx, cfg, where) },
+		func() ([]finding.Finding, error) { return servers(ctx, cfg) },
 	)
 	return append(findings, around...), err
 }

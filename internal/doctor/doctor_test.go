@@ -75,7 +75,7 @@ func TestTracking(t *testing.T) {
 func TestOpenFiles(t *testing.T) {
 	for text, want := range map[string]int{
 		"Limit                     Soft Limit           Hard Limit           Units\nMax open files            1024                 524288               files\n": 1024,
-		"Max open files            unlimited            unlimited            files\n": math.MaxInt,
+		"Max open files            unlimited            unlimited            files\n":                                                                            math.MaxInt,
 		"Max open files\n": 0, // an error
 		"":                 0,
 	} {

@@ -1,17 +1,15 @@
 package doctor
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"poise/config"
 	"poise/internal/director"
 	"poise/internal/finding"
 	"poise/internal/host"
+	"poise/internal/through"
 	"poise/ipvsctl"
 )
 
@@ -91,8 +89,8 @@ func largeReceive(name string) (finding.Finding, error) {
 // the clients are nobody knows; most are behind the default route.
 func reversePath(s host.Sysctls, name string) finding.Finding {
 	f := finding.Finding{How: finding.Computed, What: name + " lets packets of all clients in"}
-	filter, err := inForce(s, name, "rp_filter")
-	_, leaves, errRoute := host.RouteTo(someClient, netip.Addr{}, uint8(ipvsctl.TCP), 0, 0)
+	filter, err := s.InForce(name, "rp_filter")
+	_, leaves, errRoute := host.RouteTo(through.Somebody(false), netip.Addr{}, uint8(ipvsctl.TCP), 0, 0)
 	switch f.Seen = fmt.Sprintf("rp_filter %d in force", filter); {
 	case err != nil:
 		f.Severity, f.Seen, f.Want, f.Remedy = finding.Warning, err.Error(), "a number", "sysctl net.ipv4.conf shows it"
@@ -106,22 +104,3 @@ func reversePath(s host.Sysctls, name string) finding.Finding {
 
 // strict is the value of rp_filter that drops what did not come the way it would go (RFC 3704 section 2.2).
 const strict = 1
-
-// someClient stands for whoever comes from afar: an address that nobody has (RFC 5737).
-var someClient = netip.AddrFrom4([4]byte{203, 0, 113, 113})
-
-// inForce is a setting of an interface of which the kernel takes the larger value, that of all or its own.
-func inForce(s host.Sysctls, name, setting string) (most int, _ error) {
-	for _, of := range []string{"all", name} {
-		text, err := s.Read(host.SysctlName("net", "ipv4", "conf", of, setting))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // without IPv4
-		}
-		value, errNumber := strconv.Atoi(text)
-		if err := errors.Join(err, errNumber); err != nil {
-			return 0, err
-		}
-		most = max(most, value)
-	}
-	return most, nil
-}

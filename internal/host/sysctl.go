@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -35,6 +36,24 @@ func (s Sysctls) Read(name string) (string, error) {
 		return "", fmt.Errorf("%s: %w", name, withoutPath(err))
 	}
 	return strings.Join(strings.Fields(string(value)), " "), nil
+}
+
+// InForce returns the value that counts of an interface's IPv4 setting, such as "rp_filter": the larger one of its own and all's
+// (IN_DEV_MAXCONF and IN_DEV_ORCONF in include/linux/inetdevice.h; not every setting is of this kind).
+func (s Sysctls) InForce(ifname, setting string) (most int, _ error) {
+	for _, of := range []string{"all", ifname} {
+		name := SysctlName("net", "ipv4", "conf", of, setting)
+		text, err := s.Read(name)
+		if err != nil {
+			return 0, err
+		}
+		value, err := strconv.Atoi(text)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %q is no number", name, text)
+		}
+		most = max(most, value)
+	}
+	return most, nil
 }
 
 // Write sets a sysctl.

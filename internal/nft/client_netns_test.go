@@ -104,8 +104,8 @@ const listing = `table inet poise {
 
 	chain output {
 		type route hook output priority mangle; policy accept;
-		meta mark set ip daddr . meta l4proto . th dport map @marks_ipv4
-		meta mark set ip6 daddr . meta l4proto . th dport map @marks_ipv6
+		meta mark != 0x50100000/12 meta mark set ip daddr . meta l4proto . th dport map @marks_ipv4
+		meta mark != 0x50100000/12 meta mark set ip6 daddr . meta l4proto . th dport map @marks_ipv6
 	}
 
 	chain postrouting {

@@ -323,16 +323,6 @@ var setSender = encode(&expr.Payload{
 	OperationType: expr.PayloadWrite, SourceRegister: register(0), Base: expr.PayloadBaseNetworkHeader, Offset: arpSender, Len: 4,
 })
 
-// drop is the library's expr.Verdict, but with the verdict said to be nested in data as the kernel says it when read: not.
-var drop = slices.Concat(
-	attribute(unix.NFTA_EXPR_NAME, []byte("immediate\x00")),
-	attribute(unix.NLA_F_NESTED|unix.NFTA_EXPR_DATA, slices.Concat(
-		attribute(unix.NFTA_IMMEDIATE_DREG, binary.BigEndian.AppendUint32(nil, unix.NFT_REG_VERDICT)),
-		attribute(unix.NLA_F_NESTED|unix.NFTA_IMMEDIATE_DATA,
-			attribute(unix.NFTA_DATA_VERDICT, attribute(unix.NFTA_VERDICT_CODE, binary.BigEndian.AppendUint32(nil, 0)))), // NF_DROP
-	)),
-)
-
 // single is the element of an address in a set of addresses.
 func single(addr netip.Addr) element {
 	b := string(addr.AsSlice())

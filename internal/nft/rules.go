@@ -9,7 +9,7 @@
 //
 // What a packet meets:
 //
-//	prerouting, output   to 192.0.2.10:8000-8100?          mark 0x50000001, by which IPVS finds the service
+//	prerouting, output   to 192.0.2.10:8000-8100?          mark 0x50000001, by which IPVS finds the service; not of probes
 //	IPVS                 mark or address is a service's?   to 10.0.0.7:80
 //	postrouting          was to 192.0.2.10:8000-8100,      masquerade: the server answers to the director
 //	                     is to 10.0.0.7:80?
@@ -29,6 +29,12 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+)
+
+// The firewall marks of probes, which choose their server by them. Rules leave them as they are.
+const (
+	ProbeBlock uint32 = 0x50100000
+	ProbeMask  uint32 = 0xfff00000
 )
 
 // Rules is what poise wants of nftables. The zero value wants nothing, and then there is no table.

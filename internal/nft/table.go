@@ -150,7 +150,16 @@ func (t *table) addMarks(f family, marks map[Flow]uint32) {
 	r := append(f.only(), loadKey(key)...)
 	r = append(r, lookupInto(name), setMark)
 	t.addRule("prerouting", r)
-	t.addRule("output", r)
+	t.addRule("output", slices.Concat(notOfProbes(), r))
+}
+
+// notOfProbes matches packets without the mark of a probe.
+func notOfProbes() rule {
+	at := register(0)
+	return append(rule{mark.load(at)},
+		encode(&expr.Bitwise{SourceRegister: at, DestRegister: at, Len: 4, Mask: markBytes(ProbeMask), Xor: markBytes(0)}),
+		encode(&expr.Cmp{Op: expr.CmpOpNeq, Register: at, Data: markBytes(ProbeBlock)}),
+	)
 }
 
 // addMasquerades keeps pairs of single ports in a set of their own, which the kernel searches and fills by a hash. To fill

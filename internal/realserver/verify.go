@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -103,11 +102,11 @@ func whatARPDoes(states []State, vips []netip.Addr) (findings []finding.Finding,
 		return nil, err
 	}
 	for name := range own {
-		ignore, err := inForce(name, "arp_ignore")
+		ignore, err := host.Sysctls{}.InForce(name, "arp_ignore")
 		if err != nil {
 			return nil, err
 		}
-		announce, err := inForce(name, "arp_announce")
+		announce, err := host.Sysctls{}.InForce(name, "arp_announce")
 		if err != nil {
 			return nil, err
 		}
@@ -136,20 +135,6 @@ func whatARPDoes(states []State, vips []netip.Addr) (findings []finding.Finding,
 	return findings, nil
 }
 
-// inForce is the value of an interface's IPv4 setting that counts: the larger one of its own and all's.
-func inForce(ifname, setting string) (int, error) {
-	most := 0
-	for _, name := range []string{"all", ifname} {
-		text, err := host.Sysctls{}.Read(host.SysctlName("net", "ipv4", "conf", name, setting))
-		if err != nil {
-			return 0, err
-		}
-		n, _ := strconv.Atoi(text) // a number, as the kernel wrote it
-		most = max(most, n)
-	}
-	return most, nil
-}
-
 // whatTunnelsLetThrough: strict reverse path filtering drops what comes out of a tunnel, as other interfaces lead to clients.
 func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []finding.Finding, _ error) {
 	for _, s := range states {
@@ -170,7 +155,7 @@ func whatTunnelsLetThrough(states []State, _ []netip.Addr) (findings []finding.F
 			f.Seen, f.Want, f.Remedy = fmt.Sprintf("%v is on no interface", end.Local), "an address to which the director sends", "poise realserver undo, then apply --address ADDRESS"
 		}
 		findings = append(findings, f)
-		filter, err := inForce(end.Name, "rp_filter")
+		filter, err := host.Sysctls{}.InForce(end.Name, "rp_filter")
 		if err != nil {
 			return nil, err
 		}

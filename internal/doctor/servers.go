@@ -1,0 +1,87 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"poise/checker"
+	"poise/config"
+	"poise/internal/finding"
+	"poise/ipvsctl"
+)
+
+// askedAtOnce bounds the questions under way.
+const askedAtOnce = 64
+
+// servers asks every server as poise run does: at its own address.
+func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error) {
+	type question struct {
+		what  string
+		probe checker.Probe
+	}
+	var questions []question
+	for _, s := range cfg.Services {
+		for _, server := range serversOf(s) {
+			at, check := netip.AddrPortFrom(server.Address, portOf(s, server)), connection
+			switch {
+			case s.Check != nil:
+				check = *s.Check
+				at = netip.AddrPortFrom(server.Address, cmp.Or(check.Port, at.Port()))
+			case s.Protocol != ipvsctl.TCP || at.Port() == 0:
+				continue // nobody knows what to ask
+			}
+			probe, err := checker.NewProbe(at, check)
+			if err != nil {
+				return nil, fmt.Errorf("service %q: server %v: %w", s.Name, at, err)
+			}
+			questions = append(questions, question{fmt.Sprintf("server %v of %q answers", at, s.Name), probe})
+		}
+	}
+	findings := make([]finding.Finding, len(questions))
+	each(len(questions), func(i int) {
+		f := finding.Finding{How: finding.Probed, What: questions[i].what, Seen: "it does"}
+		if err := questions[i].probe(ctx); err != nil {
+			f.Severity, f.Seen, f.Want, f.Page = finding.Fault, err.Error(), "an answer as check wants it", "docs/config.md#servicecheck"
+			f.Remedy = "on the server, ss -ltn: whether something listens there; and its packet filter, nft list ruleset"
+		}
+		findings[i] = f
+	})
+	return findings, ctx.Err()
+}
+
+// connection is the question to servers of services without checks.
+var connection = checker.Config{Type: checker.KindTCP, Timeout: time.Second}
+
+// serversOf are a service's servers, and the one that is sorry.
+func serversOf(s config.Service) []config.Server {
+	if !s.SorryServer.IsValid() {
+		return s.Servers
+	}
+	return append(append([]config.Server(nil), s.Servers...), s.Sorry())
+}
+
+// portOf is where a server serves, the first of several; 0 where that is not known.
+func portOf(s config.Service, server config.Server) uint16 {
+	if server.Port == 0 && len(s.Listen) > 0 {
+		return s.Listen[0].First
+	}
+	return server.Port
+}
+
+// each calls do for 0 to n-1, several at once.
+func each(n int, do func(int)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, askedAtOnce)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			do(i)
+			<-slots
+		})
+	}
+	wg.Wait()
+}

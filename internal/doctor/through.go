@@ -1,0 +1,297 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"poise/checker"
+	"poise/config"
+	"poise/internal/finding"
+	"poise/internal/host"
+	"poise/internal/through"
+	"poise/ipvsctl"
+)
+
+// Servers asks every server through each virtual address that it serves, by its service's own way of forwarding, and sees
+// where its replies to clients go. It changes this host while it does, and undoes that; what to undo after an end without
+// warning is remembered in dir, for the next one.
+func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.Finding, err error) {
+	clients, err := clientsOf(cfg)
+	if err != nil || len(clients) == 0 {
+		return nil, err
+	}
+	var ways []through.Way
+	for _, c := range clients {
+		ways = append(ways, c.way)
+	}
+	prober, err := through.Open(ctx, dir, addressesOf(cfg), ways)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, prober.Close(ctx)) }()
+
+	each(len(clients), func(i int) { clients[i].ask(ctx, prober) })
+	var answered []through.Way
+	for _, c := range clients {
+		if c.errThrough == nil || c.way.Method == ipvsctl.NAT && c.errDirect == nil {
+			answered = append(answered, c.way)
+		}
+	}
+	returns, err := prober.Returns(ctx, answered, neighboursTime)
+	if err != nil {
+		return nil, err
+	}
+	local, err := host.Local(addressesOf(cfg))
+	if err != nil {
+		return nil, err
+	}
+	var findings []finding.Finding
+	for _, c := range clients {
+		findings = append(findings, c.judge(allSilent(clients, c.service)))
+		if r, seen := returns[c.way]; seen {
+			findings = append(findings, c.judgeReturn(r, local[c.way.VIP.Addr()])...)
+		}
+	}
+	return findings, ctx.Err()
+}
+
+// client asks one server as a client of its service does.
+type client struct {
+	service     string
+	way         through.Way
+	fullNAT     bool
+	check       checker.Config
+	errDirect   error // of a request to the server's own address
+	errThrough  error // of one through the virtual address
+	errLarge    error // of one that does not fit into a packet
+	askedLarger bool
+}
+
+// clientsOf are all questions: a server of a service at each address that the service listens on, the first port where there are
+// several. Of what poise knows neither address nor port, or how to ask, nobody is asked.
+func clientsOf(cfg *config.Config) (clients []*client, _ error) {
+	for _, s := range cfg.Services {
+		if s.Protocol != ipvsctl.TCP {
+			continue
+		}
+		for _, server := range serversOf(s) {
+			for _, listen := range s.Listen {
+				destination := s.Destination(server, 1)
+				port := cmp.Or(server.Port, listen.First)
+				if destination.Method.KeepsPort() {
+					port = listen.First
+				}
+				if listen.First == 0 || port == 0 {
+					continue
+				}
+				c := &client{
+					service: s.Name,
+					way: through.Way{
+						VIP: netip.AddrPortFrom(listen.Addr, listen.First), Server: netip.AddrPortFrom(server.Address, port),
+						Method: destination.Method, Tunnel: destination.Tunnel,
+					},
+					fullNAT: server.Forward == config.FullNAT,
+					check:   connection,
+				}
+				if s.Check != nil && s.Check.Port == 0 { // else it is not the service that is checked
+					c.check = *s.Check
+					c.check.Host = cmp.Or(c.check.Host, c.way.Server.String())
+				}
+				if _, err := checker.NewProbe(c.way.Server, c.check); err != nil {
+					return nil, fmt.Errorf("service %q: server %v: %w", s.Name, server.Addr(), err)
+				}
+				clients = append(clients, c)
+			}
+		}
+	}
+	return clients, nil
+}
+
+// tries is how often a request is made before it counts as failed: frames get lost, and the first that is too large for the path
+// is how the kernel learns so.
+const tries = 2
+
+// largeRequest is more than fits into two packets.
+const largeRequest = 4000
+
+func (c *client) ask(ctx context.Context, prober *through.Prober) {
+	c.errDirect = try(func() error { return c.request(ctx, checker.Direct, c.way.Server, c.check) })
+	byVIP := func(check checker.Config) error {
+		return try(func() error {
+			return prober.Probe(ctx, c.way, func(ctx context.Context, dial through.Dial) error {
+				return c.request(ctx, dial, c.way.VIP, check)
+			})
+		})
+	}
+	c.errThrough = byVIP(c.check)
+	if c.errThrough == nil && c.way.Method == ipvsctl.TUN && c.check.Type != checker.KindTCP {
+		c.askedLarger, c.errLarge = true, byVIP(larger(c.check))
+	}
+}
+
+func (c *client) request(ctx context.Context, dial checker.Dial, addr netip.AddrPort, check checker.Config) error {
+	probe, err := checker.NewProbeBy(dial, addr, check)
+	if err != nil {
+		return err
+	}
+	return probe(ctx)
+}
+
+func try(ask func() error) (err error) {
+	for range tries {
+		if err = ask(); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// larger is the same request, but long; any answer will do.
+func larger(c checker.Config) checker.Config {
+	separator := "?"
+	if strings.Contains(c.Path, "?") {
+		separator = "&"
+	}
+	c.Path += separator + strings.Repeat("x", largeRequest)
+	c.Status = []checker.StatusRange{{First: 100, Last: 599}}
+	return c
+}
+
+// allSilent reports whether no server answers by a service that has several.
+func allSilent(all []*client, service string) bool {
+	n := 0
+	for _, c := range all {
+		if c.service != service {
+			continue
+		}
+		if c.errThrough == nil {
+			return false
+		}
+		n++
+	}
+	return n > 1
+}
+
+// judge says what a server's answers mean. allSilent is whether no other server of the service has one, either.
+func (c *client) judge(allSilent bool) finding.Finding {
+	f := finding.Finding{
+		How: finding.Probed, What: fmt.Sprintf("server %v of %q answers for %v", c.way.Server.Addr(), c.service, c.way.VIP),
+		Severity: finding.Fault, Want: "the answer of " + c.way.Server.String(), Page: c.page(),
+	}
+	switch {
+	case errors.Is(c.errThrough, through.ErrCannot):
+		f.Severity, f.Seen, f.Want, f.Page = finding.Warning, c.errThrough.Error(), "a way to ask", "docs/operations.md#through-the-virtual-address"
+		f.Remedy = "mend what it says, on this host"
+	case c.errThrough == nil && c.errDirect == nil && c.errLarge == nil:
+		return finding.Finding{How: f.How, What: f.What, Seen: c.seen()}
+	case c.errLarge != nil:
+		f.Seen = fmt.Sprintf("answers, but no request of %d bytes: %v", largeRequest, c.errLarge)
+		f.Want, f.Remedy = "an answer to that, too", c.command()+fmt.Sprintf(" --mtu N: on %v, N what the way to it carries less the tunnel's headers; or let ICMP through on that way", c.way.Server.Addr())
+	case c.errThrough == nil:
+		f.Severity, f.Seen = finding.Warning, fmt.Sprintf("answers for it, not directly: %v", c.errDirect)
+		f.Want, f.Remedy = "both, as a check goes directly", fmt.Sprintf("have it listen on %v, too; or a check on a port where it does", c.way.Server)
+	case c.errDirect != nil:
+		f.Seen = fmt.Sprintf("answers neither for it: %v; nor directly: %v", c.errThrough, c.errDirect)
+		f.Remedy = fmt.Sprintf("on %v, ss -ltn: whether something listens; and its packet filter, nft list ruleset", c.way.Server.Addr())
+	default:
+		f.Seen = fmt.Sprintf("answers directly, not for the VIP: %v", c.errThrough)
+		f.Remedy = c.remedy()
+		if allSilent {
+			f.Remedy += fmt.Sprintf("; as no server of %q answers, first the packet filter of this host, which must let answers from %v in", c.service, c.way.VIP)
+		}
+	}
+	return f
+}
+
+func (c *client) seen() string {
+	if c.askedLarger {
+		return fmt.Sprintf("also directly, and requests of %d bytes", largeRequest)
+	}
+	return "also directly"
+}
+
+// page is the documentation of the way packets go.
+func (c *client) page() string {
+	if c.fullNAT {
+		return "docs/methods/fullnat.md"
+	}
+	return fmt.Sprintf("docs/methods/%v.md", c.way.Method)
+}
+
+// remedy is what is likely wrong with a server that answers only directly. Why is rarely told by how: it may be refused by
+// a packet filter, and lost where nothing listens.
+func (c *client) remedy() string {
+	switch {
+	case c.fullNAT:
+		return fmt.Sprintf("poise status: whether net.ipv4.vs.conntrack is 1 and table inet poise is there; then the packet filter of %v", c.way.Server.Addr())
+	case c.way.Method == ipvsctl.NAT:
+		return c.command() + fmt.Sprintf(": on %v, whose replies must come back here; then its packet filter, nft list ruleset", c.way.Server.Addr())
+	}
+	return c.command() + fmt.Sprintf(": on %v; then something has to listen on %v there, ss -ltn, and its packet filter has to let it in, nft list ruleset",
+		c.way.Server.Addr(), c.way.VIP)
+}
+
+// command sets the server up.
+func (c *client) command() string {
+	w := c.way
+	switch w.Method {
+	case ipvsctl.NAT:
+		return fmt.Sprintf("poise realserver apply --mode nat --gateway %s", gatewayOf(w.Server.Addr()))
+	case ipvsctl.TUN:
+		text := fmt.Sprintf("poise realserver apply --mode tun --address %v --vip %v", w.Server.Addr(), w.VIP.Addr())
+		if w.Tunnel.Type != ipvsctl.IPIP {
+			text += fmt.Sprintf(" --tunnel %v", w.Tunnel.Type)
+		}
+		if w.Tunnel.Port != 0 {
+			text += fmt.Sprintf(" --tunnel-port %d", w.Tunnel.Port)
+		}
+		return text
+	}
+	return fmt.Sprintf("poise realserver apply --mode dr --vip %v", w.VIP.Addr())
+}
+
+// gatewayOf is the address by which a server knows its way back: where a router has one there, that goes with the role.
+func gatewayOf(server netip.Addr) string {
+	_, name, err := host.RouteTo(server, netip.Addr{}, 0, 0, 0)
+	if err == nil {
+		link, exists, err := host.Look(name)
+		if at := slices.IndexFunc(link.Addrs, func(a host.Address) bool {
+			return a.Addr().Is4() == server.Is4() && !a.Addr().IsLinkLocalUnicast()
+		}); err == nil && exists && at >= 0 {
+			return link.Addrs[at].Addr().String()
+		}
+	}
+	return "DIRECTOR"
+}
+
+// judgeReturn says whether a server's replies to clients go where they have to. local is whether this host has the virtual
+// address: with NAT they come to the one that has.
+func (c *client) judgeReturn(r through.Return, local bool) []finding.Finding {
+	server := c.way.Server.Addr()
+	f := finding.Finding{How: finding.Probed, Page: c.page()}
+	switch {
+	case c.fullNAT, c.way.Method == ipvsctl.NAT && !local:
+		return nil
+	case c.way.Method == ipvsctl.NAT:
+		f.What, f.Seen = fmt.Sprintf("replies of %v for %v to clients come back here", server, c.way.VIP), "by "+r.Link
+		if !r.Here {
+			f.Severity, f.Seen, f.Want = finding.Fault, "they do not: clients get them from an address they never asked, if at all", "by this host"
+			f.Remedy = fmt.Sprintf("%s: on %v", c.command(), server)
+		}
+	default:
+		f.What, f.Seen = fmt.Sprintf("replies of %v for %v to clients pass this host by", server, c.way.VIP), "none came here"
+		if r.Here {
+			f.Severity, f.Seen, f.Want = finding.Fault, fmt.Sprintf("one came back by %s, from %v: with the address in it this host drops them as its own", r.Link, r.From), "another way to clients"
+			f.Remedy = fmt.Sprintf("ip route replace default via ROUTER: on %v, the router of its network instead of this host", server)
+		}
+	}
+	if f.Severity == finding.OK {
+		f.Page = ""
+	}
+	return []finding.Finding{f}
+}

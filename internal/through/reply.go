@@ -1,0 +1,208 @@
+package through
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Return is what became of a server's reply to a client from afar.
+type Return struct {
+	Here bool   // it came back to this host,
+	Link string // on this interface,
+	From net.HardwareAddr
+}
+
+// returnTries is how often a client knocks: frames get lost.
+const returnTries = 3
+
+// Returns tells, of ways that [Prober.Probe] had an answer by, whether the servers' replies to clients come back to this host: each
+// is knocked at in the name of Somebody, a client that there is not, and what comes back here within wait is seen. Nothing
+// tells whether replies that do not come here arrive elsewhere. Ways without a path are left out.
+func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (map[Way]Return, error) {
+	tap, err := openTap()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(tap)
+	returns, knocks := make(map[Way]Return), make(map[uint16]Way)
+	defer func() {
+		for port, w := range knocks { // so that no server waits for what is not to come
+			errors.Join(p.knock(w, port, tcpRST, 1)) // a courtesy
+		}
+	}()
+	for _, w := range ways {
+		if p.paths[w].err == nil {
+			knocks[uint16(p.ports.take())] = w
+			returns[w] = Return{}
+		}
+	}
+	for range returnTries {
+		for port, w := range knocks {
+			if err := p.knock(w, port, tcpSYN, 0); err != nil {
+				return nil, err
+			}
+		}
+		until := time.Now().Add(wait / returnTries)
+		err := hear(ctx, tap, until, func(port uint16, r Return) {
+			if w, ours := knocks[port]; ours {
+				returns[w] = r
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return returns, nil
+}
+
+const (
+	tcpSYN = 2
+	tcpRST = 4
+)
+
+// knock sends a segment from Somebody by a way.
+func (p *Prober) knock(w Way, port uint16, flags byte, sequence uint32) error {
+	at := p.paths[w]
+	ipv6 := w.VIP.Addr().Is6()
+	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(w.VIP.Addr().AsSlice())})
+	if ipv6 {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: w.VIP.Addr().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) // the header is ours
+	if err != nil {
+		return fmt.Errorf("raw socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(at.mark)); err != nil {
+		return fmt.Errorf("raw socket: SO_MARK: %w", err)
+	}
+	hops := byte(64)
+	if at.hops > 0 {
+		hops = byte(at.hops)
+	}
+	packet := segment(netip.AddrPortFrom(Somebody(ipv6), port), w.VIP, flags, sequence, hops)
+	if err := unix.Sendto(fd, packet, 0, to); err != nil {
+		return fmt.Errorf("send to %v in the name of a client: %w", w.VIP, err)
+	}
+	return nil
+}
+
+// segment is a whole packet with a TCP header alone (RFC 9293 section 3.1).
+func segment(from, to netip.AddrPort, flags byte, sequence uint32, hops byte) []byte {
+	const size = 20
+	var b []byte
+	if from.Addr().Is4() {
+		b = append(b, 0x45, 0)
+		b = binary.BigEndian.AppendUint16(b, 20+size)
+		b = append(b, 0, 0, 0x40, 0, hops, unix.IPPROTO_TCP, 0, 0) // do not fragment; the kernel adds the checksum
+	} else {
+		b = append(b, 0x60, 0, 0, 0, 0, size, unix.IPPROTO_TCP, hops)
+	}
+	b = append(b, from.Addr().AsSlice()...)
+	b = append(b, to.Addr().AsSlice()...)
+	header := len(b)
+	b = binary.BigEndian.AppendUint16(b, from.Port())
+	b = binary.BigEndian.AppendUint16(b, to.Port())
+	b = binary.BigEndian.AppendUint32(b, sequence)
+	b = append(b, 0, 0, 0, 0, size/4<<4, flags, 0xff, 0xff, 0, 0, 0, 0)
+
+	sum := uint32(unix.IPPROTO_TCP + size) // of the pseudo-header
+	addrs := header - 2*len(from.Addr().AsSlice())
+	for at := addrs; at < len(b); at += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[at:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(b[header+16:], ^uint16(sum))
+	return b
+}
+
+// forSomebody is a filter for TCP to either Somebody, behind an IP header without options and extension headers.
+var forSomebody = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 0}, // the version
+	{Code: unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K, K: 4},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jf: 4},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 9},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_TCP, Jf: 10},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 16},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 203<<24 | 113<<8 | 113, Jt: 7, Jf: 8},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 6, Jf: 7},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 6},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_TCP, Jf: 5},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 24},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 1 << 24, Jf: 3},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 36},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 1, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 128},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+// openTap opens a socket that sees what comes for Somebody on any interface.
+func openTap() (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("packet socket: %w", err)
+	}
+	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+	err = errors.Join(
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(forSomebody)), Filter: &forSomebody[0]}),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all}),
+	)
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("packet socket: %w", err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// hear hands what comes for a port of Somebody's to take.
+func hear(ctx context.Context, tap int, until time.Time, take func(uint16, Return)) error {
+	packet := make([]byte, 128)
+	for ctx.Err() == nil {
+		wait := min(time.Until(until), 100*time.Millisecond)
+		if wait <= 0 {
+			return nil
+		}
+		unix.Poll([]unix.PollFd{{Fd: int32(tap), Events: unix.POLLIN}}, int(wait.Milliseconds())+1)
+		n, from, err := unix.Recvfrom(tap, packet, 0)
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
+			continue
+		case err != nil:
+			return fmt.Errorf("packet socket: %w", err)
+		}
+		sender, ok := from.(*unix.SockaddrLinklayer)
+		port, isSegment := destinationPort(packet[:n])
+		if !ok || !isSegment || sender.Pkttype != unix.PACKET_HOST { // what this host sends on is its own business
+			continue
+		}
+		r := Return{Here: true, From: append(net.HardwareAddr(nil), sender.Addr[:min(int(sender.Halen), len(sender.Addr))]...)}
+		if link, err := net.InterfaceByIndex(sender.Ifindex); err == nil {
+			r.Link = link.Name
+		}
+		take(port, r)
+	}
+	return ctx.Err()
+}
+
+// destinationPort is where a TCP packet goes.
+func destinationPort(b []byte) (uint16, bool) {
+	header := 40
+	switch {
+	case len(b) > 0 && b[0]>>4 == 4:
+		header = int(b[0]&0x0f) * 4
+	case len(b) == 0 || b[0]>>4 != 6:
+		return 0, false
+	}
+	if len(b) < header+4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b[header+2:]), true
+}

@@ -1,0 +1,155 @@
+package through
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"poise/internal/host"
+	"poise/ipvsctl"
+)
+
+// Way is how the packets of clients come to one real server: to the virtual address, and on by a method. It is TCP.
+type Way struct {
+	VIP    netip.AddrPort // what clients ask
+	Server netip.AddrPort // its own address, and the port where it serves
+	Method ipvsctl.Method
+	Tunnel ipvsctl.Tunnel // of TUN
+}
+
+// entrance is what a probe's mark stands for: one destination of a hidden service. Ways that differ in what clients ask only
+// have the same.
+type entrance struct {
+	ipv6   bool
+	server netip.AddrPort
+	method ipvsctl.Method
+	tunnel ipvsctl.Tunnel
+}
+
+func (w Way) entrance() entrance {
+	e := entrance{w.VIP.Addr().Is6(), w.Server, w.Method, w.Tunnel}
+	if w.Method.KeepsPort() {
+		e.server = netip.AddrPortFrom(w.Server.Addr(), 0) // any
+	}
+	return e
+}
+
+// service is the hidden service of an entrance.
+func (e entrance) service(mark uint32) (ipvsctl.ServiceKey, ipvsctl.Service) {
+	return ipvsctl.ByMark(mark, e.ipv6), ipvsctl.Service{
+		Settings: ipvsctl.Settings{Scheduler: "rr"},
+		Destinations: map[netip.AddrPort]ipvsctl.Destination{
+			e.server: {Method: e.method, Weight: 1, Tunnel: e.tunnel},
+		},
+	}
+}
+
+// path is a way as it is from this host: which is found out once, before the first probe.
+type path struct {
+	mark   uint32
+	gate   *sync.Mutex // one probe at a time has this mark
+	source netip.Addr  // what servers answer to
+	link   string      // where their answers come in
+	local  bool        // this host has the virtual address
+	hops   int         // how far packets may go, 0 is as usual
+	err    error       // why there can be no probe
+}
+
+// survey finds the path of a way. virtual are all addresses that come and go: they are nobody's source.
+func survey(w Way, virtual map[netip.Addr]bool, local map[netip.Addr]bool) path {
+	p := path{local: local[w.VIP.Addr()]}
+	gateway, towards, err := host.RouteTo(w.Server.Addr(), netip.Addr{}, 0, 0, 0)
+	if err != nil {
+		p.err = err
+		return p
+	}
+	p.link = towards
+	if w.Method == ipvsctl.NAT && p.local {
+		// From the outside, so that the way back is the one that clients need: the server has to send its replies here.
+		if p.link, err = outside(w.VIP.Addr()); err != nil {
+			p.err = err
+			return p
+		}
+	}
+	if w.Method.KeepsPort() && !gateway.IsValid() {
+		// As far as the server, and no further: one without the virtual address that forwards would hand the probe on to who
+		// has it, and somebody else's answer would be taken for this one's.
+		p.hops = 2
+	}
+	if p.source, p.err = sourceOn(p.link, w.VIP.Addr(), virtual); p.err != nil {
+		return p
+	}
+	if p.local && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
+		p.err = reversePath(p.link, w.VIP.Addr())
+	}
+	return p
+}
+
+// outside is the interface where clients ask for a virtual address that this host has.
+func outside(vip netip.Addr) (string, error) {
+	names, err := host.Holders(vip)
+	if err != nil {
+		return "", err
+	}
+	if i := slices.IndexFunc(names, func(name string) bool { return name != "lo" }); i >= 0 {
+		return names[i], nil
+	}
+	_, name, err := host.RouteTo(Somebody(vip.Is6()), netip.Addr{}, 0, 0, 0)
+	return name, err
+}
+
+// sourceOn is this host's own address on an interface, of the family of vip.
+func sourceOn(ifname string, vip netip.Addr, virtual map[netip.Addr]bool) (netip.Addr, error) {
+	link, exists, err := host.Look(ifname)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, a := range link.Addrs {
+		addr := a.Addr()
+		if exists && a.Usable && addr.Is4() == vip.Is4() && addr.IsLinkLocalUnicast() == vip.IsLinkLocalUnicast() && !virtual[addr] {
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("%s has no address of its own to ask for %v from", ifname, vip)
+}
+
+// reversePath is why an answer from a virtual address of this host would be dropped although local sources are accepted: the
+// strict check wants them to come in where the address is.
+func reversePath(ifname string, vip netip.Addr) error {
+	holders, err := host.Holders(vip)
+	if err != nil || slices.Contains(holders, ifname) {
+		return err
+	}
+	filter, err := host.Sysctls{}.InForce(ifname, "rp_filter")
+	if err != nil || filter != 1 {
+		return err
+	}
+	return fmt.Errorf("rp_filter is 1 on %s, which drops answers from %v, an address on another interface of this host: 2 does not", ifname, vip)
+}
+
+// Somebody stands for a client from afar: an address that nobody has (RFC 5737 section 3, RFC 6666 section 4).
+func Somebody(ipv6 bool) netip.Addr {
+	if ipv6 {
+		return netip.AddrFrom16([16]byte{0: 1, 15: 1})
+	}
+	return netip.AddrFrom4([4]byte{203, 0, 113, 113})
+}
+
+// marks gives each way's entrance a firewall mark.
+func marks(ways []Way) (map[entrance]uint32, error) {
+	given := make(map[entrance]uint32)
+	for _, w := range ways {
+		if !w.VIP.IsValid() || !w.Server.IsValid() || w.VIP.Port() == 0 || w.Server.Port() == 0 {
+			return nil, fmt.Errorf("way to %v by %v: an address or port is missing", w.Server, w.VIP)
+		}
+		if _, ok := given[w.entrance()]; !ok {
+			given[w.entrance()] = firstMark + uint32(len(given))
+		}
+	}
+	if len(given) > mostMarks {
+		return nil, errors.New("more servers than there are marks for probes")
+	}
+	return given, nil
+}
