@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ type behind struct {
 	*daemon
 	nat, dr, tun, full *lab.RealServer
 	applied            map[*lab.RealServer][]string // what set a server up
+	serving            map[int]*lab.Server          // by port
 }
 
 const (
@@ -27,7 +29,7 @@ const (
 func newBehind(t *testing.T) *behind {
 	t.Helper()
 	l := newLVS6(t)
-	b := &behind{LVS: l, nat: l.AddServer(lab.NAT), dr: l.AddServer(lab.DR), tun: l.AddServer(lab.TUN), full: l.AddServer(lab.FullNAT), applied: make(map[*lab.RealServer][]string)}
+	b := &behind{LVS: l, nat: l.AddServer(lab.NAT), dr: l.AddServer(lab.DR), tun: l.AddServer(lab.TUN), full: l.AddServer(lab.FullNAT), applied: make(map[*lab.RealServer][]string), serving: make(map[int]*lab.Server)}
 	for _, s := range []struct {
 		*lab.RealServer
 		args string
@@ -51,7 +53,7 @@ func newBehind(t *testing.T) *behind {
 		{b.full, lab.FullNAT, fullPort, "83"},
 		{b.dr, lab.DR, rangePort, "84-85"},
 	} {
-		s.server.ServeHTTP(fmt.Sprintf(":%d", s.port))
+		b.serving[s.port] = s.server.ServeHTTP(fmt.Sprintf(":%d", s.port))
 		tun6 := s.server.Addr6
 		if s.method == lab.TUN {
 			tun6 = s.server.Addr // one tunnel for both
@@ -78,28 +80,133 @@ func TestLabDoctorServers(t *testing.T) {
 	if wrong := b.examine(t, b.Director); len(wrong) > 0 {
 		t.Fatalf("healthy servers: %+v", wrong)
 	}
+	b.AddBypass()
+	b.Director.Run("ip", "link", "set", "eth0", "gso_max_segs", "1") // packets, as on a cable: else several go as one of any size
+	apply := func(s *lab.RealServer, more ...string) string {
+		return "poise " + strings.Join(append(b.applied[s], more...), " ")
+	}
+	mended := "" // what was found last
 	for _, f := range []struct {
 		name   string
 		on     *lab.RealServer
 		plant  string
-		what   string // of the finding about IPv4, or else the first
+		what   string
 		seen   string
-		remedy string // what a person makes of it: the finding has this in it
+		remedy string // is part of what the finding says
+		mend   string // what a person makes of it
 	}{
-		{"VIP missing on lo", b.dr, "ip address del 192.0.2.10/32 dev lo", "server 192.0.2.22 of \"dr81\" answers for 192.0.2.10:81", "answers directly, not for the VIP: ", "poise realserver apply --mode dr --vip 192.0.2.10"},
+		{
+			"VIP missing on lo", b.dr, "ip address del 192.0.2.10/32 dev lo",
+			`server 192.0.2.22 of "dr81" answers for 192.0.2.10:81`, "answers directly, not for the VIP: ",
+			"poise realserver apply --mode dr --vip 192.0.2.10: on 192.0.2.22", apply(b.dr),
+		},
+		{
+			"VIP of IPv6 missing on lo", b.dr, "ip address del 2001:db8:2::10/128 dev lo",
+			`server 2001:db8:2::22 of "dr84-6" answers for [2001:db8:2::10]:84`, "answers directly, not for the VIP: ",
+			"poise realserver apply --mode dr --vip 2001:db8:2::10: on 2001:db8:2::22", apply(b.dr),
+		},
+		{
+			"the packet filter drops the VIP", b.dr, "nft add table ip filter; nft 'add chain ip filter in { type filter hook input priority 0; }'; nft add rule ip filter in ip daddr 192.0.2.10 tcp dport 81 drop",
+			`server 192.0.2.22 of "dr81" answers for 192.0.2.10:81`, "answers directly, not for the VIP: no answer within 1s",
+			"its packet filter has to let it in, nft list ruleset", "nft insert rule ip filter in tcp dport 81 accept",
+		},
+		{
+			"the way carries less than the tunnel takes it to", b.tun, "ip link set eth0 mtu 1400",
+			`server 192.0.2.23 of "tun82" answers for 192.0.2.10:82`, "answers, but no request of 4000 bytes: ",
+			"poise realserver apply --mode tun --address 192.0.2.23 --vip 192.0.2.10 --mtu N: on 192.0.2.23", apply(b.tun, "--mtu", "1380"),
+		},
+		{
+			"the director is the gateway", b.dr, "ip route replace default via 192.0.2.1",
+			"replies of 192.0.2.22 for 192.0.2.10:81 to clients pass this host by", "one came back by eth0, from ",
+			"ip route replace default via ROUTER: on 192.0.2.22", "ip route replace default via 192.0.2.254",
+		},
+		{
+			"the director is the gateway of IPv6", b.dr, "ip route replace default via 2001:db8:2::1",
+			"replies of 2001:db8:2::22 for [2001:db8:2::10]:81 to clients pass this host by", "one came back by eth0, from ",
+			"ip route replace default via ROUTER: on 2001:db8:2::22", "ip route replace default via 2001:db8:2::254",
+		},
+		{
+			"the gateway is past the director", b.nat, "ip route replace default via 10.0.0.253",
+			"replies of 10.0.0.21 for 192.0.2.10:80 to clients come back here", "they do not",
+			"poise realserver apply --mode nat --gateway 10.0.0.1: on 10.0.0.21", "poise realserver apply --mode nat --gateway 10.0.0.1 --runtime-dir " + t.TempDir(),
+		},
+		{
+			"strict reverse paths at the tunnel's end", b.tun, "echo 1 > /proc/sys/net/ipv4/conf/poise-ip4/rp_filter",
+			`server 192.0.2.23 of "tun82" answers for 192.0.2.10:82`, "answers directly, not for the VIP: no answer within 1s",
+			"poise realserver apply --mode tun --address 192.0.2.23 --vip 192.0.2.10: on 192.0.2.23", apply(b.tun),
+		},
+		{
+			"no way back at all", b.nat, "ip route del default",
+			`server 10.0.0.21 of "nat80" answers for 192.0.2.10:80`, "answers directly, not for the VIP: no answer within 1s",
+			"poise realserver apply --mode nat --gateway 10.0.0.1: on 10.0.0.21", "poise realserver apply --mode nat --gateway 10.0.0.1 --runtime-dir " + t.TempDir(),
+		},
+		{
+			"tunnel down", b.tun, "ip link set poise-ip4 down",
+			`server 192.0.2.23 of "tun82" answers for 192.0.2.10:82`, "answers directly, not for the VIP: ",
+			"poise realserver apply --mode tun --address 192.0.2.23 --vip 192.0.2.10: on 192.0.2.23", apply(b.tun),
+		},
 	} {
 		f.on.Run("sh", "-c", f.plant)
 		wrong := b.examine(t, b.Director)
-		if len(wrong) == 0 || wrong[0].What != f.what || !strings.Contains(wrong[0].Seen, f.seen) || !strings.Contains(wrong[0].Remedy, f.remedy) {
-			t.Fatalf("%s: found %+v", f.name, wrong)
+		found := func(what string) int {
+			return slices.IndexFunc(wrong, func(w finding.Finding) bool { return w.What == what })
 		}
-		f.on.Run("poise", b.applied[f.on]...)
-		if wrong := b.examine(t, b.Director); len(wrong) > 0 {
-			t.Fatalf("%s: mended, and still %+v", f.name, wrong)
+		if at := found(f.what); at < 0 || wrong[at].Severity != finding.Fault || !strings.HasPrefix(wrong[at].Seen, f.seen) || !strings.Contains(wrong[at].Remedy, f.remedy) {
+			t.Errorf("%s: found %+v", f.name, wrong)
 		}
+		if found(mended) >= 0 {
+			t.Errorf("%s: the fault before it was mended, and is still found: %+v", f.name, wrong)
+		}
+		f.on.Run("sh", "-c", f.mend)
+		mended = f.what
+	}
+
+	b.serving[drPort].Kill()
+	own := b.dr.ServeHTTP(netip.AddrPortFrom(b.dr.Addr, drPort).String())
+	wrong := b.examine(t, b.Director)
+	if len(wrong) != 3 || wrong[1].What != `server 192.0.2.22 of "dr81" answers for 192.0.2.10:81` ||
+		!strings.HasPrefix(wrong[1].Seen, "answers directly, not for the VIP: ") || !strings.Contains(wrong[1].Remedy, "something has to listen on 192.0.2.10:81 there, ss -ltn") {
+		t.Errorf("nothing listens on the virtual address: found %+v", wrong) // and nothing at all for IPv6
+	}
+	own.Kill()
+	b.serving[drPort].Restart()
+	if wrong := b.examine(t, b.Director); len(wrong) > 0 {
+		t.Errorf("all is mended, and still %+v", wrong)
 	}
 	if after := b.Director.Run("sh", "-c", "poise ipvs -Sn; nft list ruleset; sysctl -a 2>/dev/null | grep -e accept_local -e rp_filter"); after != before {
 		t.Errorf("the director is\n%swas\n%s", after, before)
 	}
-	_ = netip.Addr{}
+}
+
+// TestLabDoctorBackup: the same on the director that has not the virtual addresses. A server without its virtual address that
+// forwards gives the question to who has the address: that one's answer is not the server's.
+func TestLabDoctorBackup(t *testing.T) {
+	b := newBehind(t)
+	master := b.AddNeighbour()
+	for _, vip := range []string{lab.VIP + "/32", lab.VIP6 + "/128"} {
+		b.Director.Run("ip", "address", "del", vip, "dev", "eth0")
+		master.Run("ip", "address", "add", vip, "dev", "eth0", "nodad")
+	}
+	master.ServeHTTP(fmt.Sprintf(":%d", drPort))
+	master.ServeHTTP(fmt.Sprintf(":%d", tunPort))
+	examine := func() []finding.Finding {
+		t.Helper()
+		return slices.DeleteFunc(b.examine(t, b.Director), func(f finding.Finding) bool {
+			return !strings.HasPrefix(f.What, "server ") && !strings.HasPrefix(f.What, "replies ")
+		})
+	}
+	if wrong := examine(); len(wrong) > 0 {
+		t.Fatalf("healthy servers: %+v", wrong)
+	}
+	b.dr.Run("sh", "-c", "ip address del 192.0.2.10/32 dev lo; ip address del 2001:db8:2::10/128 dev lo; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+	b.tun.Run("sh", "-c", "ip address del 192.0.2.10/32 dev poise-ip4; sysctl -qw net.ipv4.ip_forward=1")
+	wrong := examine()
+	for _, want := range []string{
+		`server 192.0.2.22 of "dr81" answers for 192.0.2.10:81`, `server 2001:db8:2::22 of "dr81-6" answers for [2001:db8:2::10]:81`,
+		`server 192.0.2.23 of "tun82" answers for 192.0.2.10:82`,
+	} {
+		if !slices.ContainsFunc(wrong, func(f finding.Finding) bool { return f.What == want && f.Severity == finding.Fault }) {
+			t.Errorf("no %q in %+v", want, wrong)
+		}
+	}
 }

@@ -2,12 +2,16 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"poise/internal/finding"
 	"poise/internal/lab"
+	"poise/internal/lab/guest"
 )
 
 // TestLabDoctor: each fault on a director and around it is found and named, and its remedy mends it; a healthy one has none.
@@ -63,5 +67,32 @@ func TestLabDoctor(t *testing.T) {
 		if wrong := examine(); len(wrong) > 0 {
 			t.Fatalf("%s: after %q still %+v", f.name, remedy, wrong)
 		}
+	}
+
+	// A full table drops connections, those of this examination among them.
+	if _, inGuest := os.LookupEnv(guest.BackendVar); !inGuest {
+		return // it is the same for the whole machine
+	}
+	const setting = "net/netfilter/nf_conntrack_max"
+	former := l.Director.ReadSysctl(setting)
+	defer func() { run(t, "sysctl", "-qw", setting+"="+former) }()
+	run(t, "sysctl", "-qw", setting+"="+l.Director.ReadSysctl("net/netfilter/nf_conntrack_count"))
+	wrong := examine()
+	at := slices.IndexFunc(wrong, func(f finding.Finding) bool { return f.What == "the table of tracked connections has room" })
+	if at < 0 || wrong[at].Severity != finding.Fault {
+		t.Fatalf("a full table: found %+v", wrong)
+	}
+	remedy, _, _ := strings.Cut(wrong[at].Remedy, ":")
+	run(t, strings.Fields(remedy)...)
+	if wrong := examine(); len(wrong) > 0 {
+		t.Errorf("a full table: after %q still %+v", remedy, wrong)
+	}
+}
+
+// run runs a command on the machine of the test.
+func run(t *testing.T, words ...string) {
+	t.Helper()
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%q: %v\n%s", words, err, out)
 	}
 }

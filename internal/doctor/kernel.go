@@ -148,7 +148,7 @@ func tracking(s host.Sysctls) []finding.Finding {
 			f.Severity = finding.Fault
 		}
 		f.Want = fmt.Sprintf("less than %d %%", trackingBusy)
-		f.Remedy = fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d: and keep it in /etc/sysctl.d", 4*most)
+		f.Remedy = fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d: and keep it in /etc/sysctl.d", max(4*most, 1<<16))
 	}
 	return []finding.Finding{f}
 }

@@ -13,6 +13,7 @@ const (
 	DirectorIP    = "192.0.2.1"
 	DirectorNAT   = "10.0.0.1" // the inside address, gateway of NAT servers
 	NeighbourAddr = "192.0.2.3"
+	BypassAddr    = "10.0.0.253"
 	VIP           = "192.0.2.10"
 
 	ClientAddr6    = "2001:db8:113::2"
@@ -20,10 +21,13 @@ const (
 	DirectorIP6    = "2001:db8:2::1"
 	DirectorNAT6   = "fd00:10::1"
 	NeighbourAddr6 = "2001:db8:2::3"
+	BypassAddr6    = "fd00:10::253"
 	VIP6           = "2001:db8:2::10"
 
 	outsideGateway  = "203.0.113.1"
 	outsideGateway6 = "2001:db8:113::1"
+	bypassOutside   = "192.0.2.253"
+	bypassOutside6  = "2001:db8:2::253"
 )
 
 // LVS is the network which most tests use:
@@ -108,5 +112,16 @@ func (l *LVS) AddNeighbour() *Host {
 	h := l.newHost("neighbour")
 	h.Connect(l.front, NeighbourAddr+"/24", NeighbourAddr6+"/64")
 	h.gateways(RouterAddr, RouterAddr6)
+	return h
+}
+
+// AddBypass adds a router between the two networks of the director, which knows nothing of it.
+func (l *LVS) AddBypass() *Host {
+	h := l.newHost("bypass")
+	h.Connect(l.back, BypassAddr+"/24", BypassAddr6+"/64")
+	h.Connect(l.front, bypassOutside+"/24", bypassOutside6+"/64")
+	h.gateways(RouterAddr, RouterAddr6)
+	h.Sysctl("net/ipv4/ip_forward", "1")
+	h.Sysctl("net/ipv6/conf/all/forwarding", "1")
 	return h
 }
