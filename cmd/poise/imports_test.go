@@ -26,14 +26,15 @@ var arrows = []struct {
 	{"poise/internal/director", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/host", "poise/internal/nft", "poise/internal/status",
 	}, "the one place that wires, below the commands"},
+	{"poise/internal/through", []string{"poise/ipvsctl", "poise/internal/host", "poise/internal/nft"}, "what is asked through a virtual address is for others to say"},
 	{"poise/internal/doctor", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/vrrp", "poise/internal/director", "poise/internal/finding",
-		"poise/internal/host", "poise/internal/nft", "poise/internal/status",
+		"poise/internal/host", "poise/internal/nft", "poise/internal/status", "poise/internal/through",
 	}, "an examination asks what the director would do, and never does it"},
 	{"poise/cmd/poise", []string{
 		"poise/config", "poise/checker", "poise/ipvsctl", "poise/ipvsctl/adm", "poise/vrrp",
 		"poise/internal/director", "poise/internal/doctor", "poise/internal/finding", "poise/internal/host", "poise/internal/nft",
-		"poise/internal/realserver", "poise/internal/status",
+		"poise/internal/realserver", "poise/internal/status", "poise/internal/through",
 	}, "a command may use everything but the lab and vrrp/sim, which only tests, demo and bench import"},
 }
 

@@ -1,0 +1,90 @@
+package through
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"poise/ipvsctl"
+)
+
+func way(vip, server string, m ipvsctl.Method) Way {
+	return Way{VIP: netip.MustParseAddrPort(vip), Server: netip.MustParseAddrPort(server), Method: m}
+}
+
+// TestMarks: ways have one mark where they have one destination: what clients ask does not matter, but the family does, and with
+// NAT the server's port.
+func TestMarks(t *testing.T) {
+	dr := way("192.0.2.10:80", "10.0.0.7:80", ipvsctl.DR)
+	other := way("192.0.2.11:443", "10.0.0.7:443", ipvsctl.DR)
+	tun := way("192.0.2.10:80", "10.0.0.7:80", ipvsctl.TUN)
+	gue := tun
+	gue.Tunnel = ipvsctl.Tunnel{Type: ipvsctl.GUE, Port: 6080}
+	tun6 := way("[2001:db8::10]:80", "10.0.0.7:80", ipvsctl.TUN)
+	nat, nat2 := way("192.0.2.10:80", "10.0.0.7:80", ipvsctl.NAT), way("192.0.2.10:81", "10.0.0.7:8081", ipvsctl.NAT)
+	given, err := marks([]Way{dr, other, tun, gue, tun6, nat, nat2})
+	if err != nil || len(given) != 6 || given[dr.entrance()] != given[other.entrance()] {
+		t.Errorf("%v %v", given, err)
+	}
+	seen := make(map[uint32]bool)
+	for e, mark := range given {
+		if seen[mark] || mark < 0x50100001 || mark > 0x501fffff {
+			t.Errorf("%+v has mark %#x", e, mark)
+		}
+		seen[mark] = true
+		key, service := e.service(mark)
+		if key.Mark != mark || key.IsIPv6() != e.ipv6 || len(service.Destinations) != 1 || service.Destinations[e.server].Weight != 1 {
+			t.Errorf("%+v is %v %+v", e, key, service)
+		}
+	}
+	for _, w := range []Way{{}, way("192.0.2.10:0", "10.0.0.7:80", ipvsctl.DR), way("192.0.2.10:80", "10.0.0.7:0", ipvsctl.DR)} {
+		if _, err := marks([]Way{w}); err == nil {
+			t.Errorf("%+v is taken", w)
+		}
+	}
+}
+
+// TestSegment: the packets are whole: what a receiver sums up comes to all ones, and the port is where it is looked for.
+func TestSegment(t *testing.T) {
+	for _, tt := range []struct {
+		from, to  string
+		addresses int // offset
+	}{
+		{"203.0.113.113:40000", "192.0.2.10:80", 12},
+		{"[100::1]:40000", "[2001:db8::10]:8080", 8},
+	} {
+		from, to := netip.MustParseAddrPort(tt.from), netip.MustParseAddrPort(tt.to)
+		b := segment(from, to, tcpSYN, 7, 2)
+		sum := uint32(6 + 20)
+		for at := tt.addresses; at < len(b); at += 2 {
+			sum += uint32(binary.BigEndian.Uint16(b[at:]))
+		}
+		if sum>>16+sum&0xffff != 0xffff {
+			t.Errorf("%s: checksum off: % x", tt.to, b)
+		}
+		if port, ok := destinationPort(b); !ok || port != to.Port() {
+			t.Errorf("%s: goes to port %d %v", tt.to, port, ok)
+		}
+		for n := range len(b) {
+			if port, ok := destinationPort(b[:n]); ok && port != to.Port() {
+				t.Errorf("%s: %d bytes go to port %d", tt.to, n, port)
+			}
+		}
+	}
+}
+
+// TestPorts: none comes again before all others.
+func TestPorts(t *testing.T) {
+	p := ports{first: 1000, count: 7, next: 3}
+	seen := make(map[int]bool)
+	for range p.count {
+		port := p.take()
+		if port < 1000 || port > 1006 || seen[port] {
+			t.Errorf("port %d", port)
+		}
+		seen[port] = true
+	}
+	if again := p.take(); !seen[again] {
+		t.Errorf("port %d", again)
+	}
+}
