@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"poise/config"
 	"poise/internal/doctor"
+	"poise/internal/finding"
 	"poise/internal/status"
 )
 
@@ -17,30 +21,35 @@ func doctorCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "doctor [FILE]",
-		Short: "Examine this director and who answers for its addresses; exit 1 if something is wrong",
+		Short: "Examine this director, its neighbours and its servers; exit status by what is found",
 		Long: `Examine this host as a director with the configuration FILE, without FILE ` + defaultConfigFile + `,
-and change nothing: permissions, IPVS, sysctls, limits, interfaces, who sends the adverts of each
-virtual router in three of its intervals, and who answers on the wire for each virtual address.
+and change nothing: permissions, kernel, sysctls, limits, interfaces, who sends the adverts of each
+virtual router in three of its intervals, who answers on the wire for each virtual address, and
+whether every server answers at its own address.
+
+With --servers also ask every server through each virtual address, by the service's own forwarding
+method, on the master or the backup, and see which way its replies to clients go. For this, hidden
+services with firewall marks from 0x50100000 on, table inet poise_probe and accept_local come into
+being, and go again with the command; after a kill, with the next one.
 
 Each line says how it is known: computed from what the kernel says of itself, observed on the wire,
-or probed by asking. What is wrong comes with a remedy.`,
+or probed by asking. What is wrong comes with a remedy.
+
+` + findingsHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM) // so that what it changes is undone
+			defer stop()
 			cfg, err := config.Load(configFile(args), nil)
 			if err != nil {
-				return err
+				return exitError{err, unexamined}
 			}
-			findings, err := doctor.Examine(cmd.Context(), cfg, balancerOf(cmd.Context(), dir))
-			if err != nil {
-				return err
-			}
-			if servers {
-				more, err := doctor.Servers(cmd.Context(), cfg, dir)
-				if err != nil {
-					return err
-				}
+			findings, err := doctor.Examine(ctx, cfg, balancerOf(ctx, dir))
+			if servers && err == nil {
+				var more []finding.Finding
+				more, err = doctor.Servers(ctx, cfg, dir)
 				findings = append(findings, more...)
 			}
-			return printFindings(cmd.OutOrStdout(), findings, asJSON)
+			return printFindings(cmd.OutOrStdout(), findings, asJSON, err)
 		},
 	}
 	takeConfigFile(cmd)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -69,14 +71,17 @@ func newBehind(t *testing.T) *behind {
 
 func (b *behind) examine(t *testing.T, h *lab.Host) []finding.Finding {
 	t.Helper()
-	return examined(t, h, "doctor", filepath.Join(b.dir, "poise.toml"), "--servers", "--runtime-dir", b.dir)
+	return examined(t, h, "doctor", b.file, "--servers", "--runtime-dir", b.dir)
 }
 
 // TestLabDoctorServers: what a server's own address does not tell, a request through the virtual address does: each fault is found
 // and named, and its remedy mends it; healthy servers of all methods and families have none. Nothing is left on the director.
 func TestLabDoctorServers(t *testing.T) {
 	b := newBehind(t)
-	before := b.Director.Run("sh", "-c", "poise ipvs -Sn; nft list ruleset; sysctl -a 2>/dev/null | grep -e accept_local -e rp_filter")
+	state := func() string {
+		return b.Director.Run("sh", "-c", "poise ipvs -Sn | sed 's/-w [0-9]*$//'; nft list ruleset; sysctl -a 2>/dev/null | grep -e accept_local -e rp_filter")
+	}
+	before := state()
 	if wrong := b.examine(t, b.Director); len(wrong) > 0 {
 		t.Fatalf("healthy servers: %+v", wrong)
 	}
@@ -173,8 +178,25 @@ func TestLabDoctorServers(t *testing.T) {
 	if wrong := b.examine(t, b.Director); len(wrong) > 0 {
 		t.Errorf("all is mended, and still %+v", wrong)
 	}
-	if after := b.Director.Run("sh", "-c", "poise ipvs -Sn; nft list ruleset; sysctl -a 2>/dev/null | grep -e accept_local -e rp_filter"); after != before {
+	if after := state(); after != before {
 		t.Errorf("the director is\n%swas\n%s", after, before)
+	}
+
+	// Interrupted, when it has changed something and waits for an answer.
+	b.dr.Run("sh", "-c", "ip address del 192.0.2.10/32 dev lo")
+	p := b.Director.Start(exec.Command("poise", "doctor", b.file, "--servers", "--runtime-dir", b.dir))
+	lab.Eventually(t, patience, func() error {
+		if !strings.Contains(state(), "accept_local = 1") {
+			return errors.New("accept_local is not set")
+		}
+		return nil
+	})
+	p.Signal(os.Interrupt)
+	if err := p.Wait(); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("interrupted: %v", err)
+	}
+	if after := state(); after != before {
+		t.Errorf("interrupted, the director is\n%swas\n%s", after, before)
 	}
 }
 

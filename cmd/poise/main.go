@@ -41,7 +41,11 @@ func exit(err error) {
 	for line := range strings.FieldsFuncSeq(err.Error(), func(r rune) bool { return r == '\n' }) {
 		fmt.Fprintf(os.Stderr, "%s%s\n", prefix, line)
 	}
-	os.Exit(1)
+	status := 1
+	if e, ok := errors.AsType[exitError](err); ok {
+		status = e.status
+	}
+	os.Exit(status)
 }
 
 func rootCommand() *cobra.Command {

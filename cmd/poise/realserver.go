@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"poise/internal/finding"
 	"poise/internal/realserver"
 )
 
@@ -117,23 +116,22 @@ and nothing is applied.`,
 	}
 	verify := &cobra.Command{
 		Use:   "verify [what apply was given]",
-		Short: "Show what the settings come to and what this host says on the wire; exit 1 if something is wrong",
+		Short: "Show what the settings come to and what this host says on the wire; exit status by what is found",
 		Long: `Show, for the settings named or else for those applied, what this host would do and what it does.
 
 Each line says how it is known: computed from addresses, sysctls, rules and routes, or observed on the
-wire while poise listens. A host cannot hear itself answer: only another one on its network, such as
-the director, can ask who has an address.`,
+wire while poise listens. A host cannot hear itself answer: poise doctor --servers asks, from a
+director.
+
+` + findingsHelp,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := a.settingsIfAny()
 			if err != nil {
-				return err
+				return exitError{err, unexamined}
 			}
 			findings, err := realserver.Verify(cmd.Context(), a.runtimeDir, a.listen, all...)
-			if err != nil {
-				return err
-			}
-			return printFindings(cmd.OutOrStdout(), findings, a.json)
+			return printFindings(cmd.OutOrStdout(), findings, a.json, err)
 		},
 	}
 	verify.Flags().DurationVar(&a.listen, "listen", 5*time.Second, "how long to listen to what this host says; 0s is not at all")
@@ -212,21 +210,6 @@ func printStates(w io.Writer, states []realserver.State) error {
 	}
 	if wrong > 0 {
 		return fmt.Errorf("%d of %d settings are not as they must be: see poise realserver apply", wrong, len(states))
-	}
-	return nil
-}
-
-// printFindings returns an error when something is wrong.
-func printFindings(w io.Writer, findings []finding.Finding, asJSON bool) error {
-	if asJSON {
-		if err := finding.PrintJSON(w, findings); err != nil {
-			return err
-		}
-	} else {
-		finding.Print(w, findings)
-	}
-	if n := finding.Count(findings); n > 0 {
-		return fmt.Errorf("%d of %d are wrong", n, len(findings))
 	}
 	return nil
 }

@@ -2,9 +2,11 @@
 package finding
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -85,21 +87,31 @@ func Count(all []Finding) (n int) {
 	return n
 }
 
-// Print writes findings as a table.
-func Print(w io.Writer, all []Finding) {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer table.Flush()
+// Print writes findings as a table, the remedy below what is wrong.
+func Print(w io.Writer, all []Finding) error {
+	var rows bytes.Buffer
+	table := tabwriter.NewWriter(&rows, 0, 0, 2, ' ', 0)
 	for _, f := range all {
-		if f.Severity == OK {
-			fmt.Fprintf(table, "%v\t%s\t%s\t%s\n", f.Severity, f.How, f.What, f.Seen)
-			continue
+		fmt.Fprintf(table, "%v\t%s\t%s\t%s\n", f.Severity, f.How, f.What, strings.ReplaceAll(f.Seen, "\n", " "))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	var text strings.Builder
+	for _, f := range all {
+		row, err := rows.ReadString('\n')
+		if err != nil {
+			return err
 		}
-		fmt.Fprintf(table, "%v\t%s\t%s\t%s; want %s\n", f.Severity, f.How, f.What, f.Seen, f.Want)
-		fmt.Fprintf(table, "\t\t\tremedy: %s\n", f.Remedy)
-		if f.Page != "" {
-			fmt.Fprintf(table, "\t\t\tsee %s\n", f.Page)
+		text.WriteString(row)
+		for _, more := range []struct{ what, is string }{{"want", f.Want}, {"remedy", f.Remedy}, {"see", f.Page}} {
+			if f.Severity != OK && more.is != "" {
+				fmt.Fprintf(&text, "    %s: %s\n", more.what, more.is)
+			}
 		}
 	}
+	_, err := io.WriteString(w, text.String())
+	return err
 }
 
 // PrintJSON writes findings as a JSON list.
