@@ -189,6 +189,14 @@ func (s Service) Sorry() Server {
 	return Server{Address: s.SorryServer.Addr(), Port: s.SorryServer.Port(), Forward: s.Forward}
 }
 
+// All are the service's servers, the sorry one last.
+func (s Service) All() []Server {
+	if !s.SorryServer.IsValid() {
+		return s.Servers
+	}
+	return append(slices.Clone(s.Servers), s.Sorry())
+}
+
 // CheckAddr is where srv, one of the service's servers, is asked when the service has a Check.
 func (s Service) CheckAddr(srv Server) netip.AddrPort {
 	port := cmp.Or(s.Check.Port, srv.Port)

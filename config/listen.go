@@ -61,11 +61,12 @@ func (l Listen) overlaps(o Listen) bool {
 	return l.Addr == o.Addr && l.First <= o.Last && o.First <= l.Last
 }
 
-// The firewall marks that poise sets itself: services that listen on more than one port have one of them. Whoever sets
-// marks for something else leaves this block alone.
+// The firewall marks that poise sets itself: services that listen on more than one port have one of markBlock, and the probes
+// through virtual addresses one of the next block. Whoever sets marks for something else leaves both alone.
 const (
 	markBlock = 0x50000000
 	markMask  = 0xfff00000
+	ourMarks  = 0xffe00000 // of both
 )
 
 // markOf is the firewall mark of the service with this name. It comes from the name alone, so that all directors agree and

@@ -58,6 +58,8 @@ func (b *binder) checkListen(o *object, s *Service) {
 		b.report(o, "fwmark", "either this or listen says which packets are the service's")
 	case s.Fwmark != 0 && hasProtocol:
 		b.report(o, "protocol", "has no meaning with fwmark: what carries the mark is balanced")
+	case s.Fwmark&ourMarks == markBlock&ourMarks:
+		b.report(o, "fwmark", "marks from %#x to %#x are set by poise itself", markBlock, markBlock|^uint32(ourMarks))
 	case len(s.Listen) > 0 && hasFamily:
 		b.report(o, "family", "has no meaning without fwmark")
 	case s.Fwmark == 0 && len(s.Listen) == 0 && o.sound("fwmark", "listen") && !b.excused(o, "listen") && !b.excused(o, "fwmark"):

@@ -111,7 +111,7 @@ func (a *realserverArgs) fromFile() ([]realserver.Settings, error) {
 	var errs []error
 	named, ready := false, false
 	for _, service := range cfg.Services {
-		for _, server := range service.Servers {
+		for _, server := range service.All() {
 			holders, err := host.Holders(server.Address)
 			if err != nil {
 				return nil, err

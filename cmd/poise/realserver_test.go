@@ -122,6 +122,14 @@ func TestNetnsRealserverFromFile(t *testing.T) {
 	}
 	for _, c := range []struct{ name, file, want string }{
 		{
+			"a sorry server", services(
+				`listen = ["198.51.100.10:80"]` + "\nforward = \"dr\"\nsorry_server = \"192.0.2.21:80\"\nserver = [" + others + "]",
+			), `net.ipv4.conf.all.arp_ignore
+net.ipv4.conf.all.arp_announce
+198.51.100.10/32 on lo
+`,
+		},
+		{
 			"each method", services(
 				`listen = ["198.51.100.10:80"]`+"\nforward = \"dr\"\nserver = [{ address = \"192.0.2.21\" }, "+others+"]",
 				`listen = ["198.51.100.11:80"]`+"\nforward = \"tun\"\nserver = [{ address = \"192.0.2.21\" }]",

@@ -142,5 +142,10 @@ func examined(t *testing.T, h *lab.Host, args ...string) []finding.Finding {
 	if failed != (len(wrong) > 0) {
 		t.Errorf("exit status and findings differ: %v", wrong)
 	}
+	for _, f := range wrong {
+		if f.Want == "" || f.Remedy == "" || f.Page == "" {
+			t.Errorf("no remedy or page: %+v", f)
+		}
+	}
 	return wrong
 }

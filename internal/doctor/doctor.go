@@ -35,6 +35,7 @@ func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.F
 		if err != nil {
 			return findings, err
 		}
+		finding.Refer(settings, "docs/operations.md#sysctls")
 		findings = append(findings, settings...)
 		findings = append(findings, tracking(host.Sysctls{})...)
 		findings = append(findings, descriptors(cfg, balancer)...)
@@ -49,7 +50,9 @@ func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.F
 		func() ([]finding.Finding, error) { return holders(ctx, cfg, where) },
 		func() ([]finding.Finding, error) { return servers(ctx, cfg) },
 	)
-	return append(findings, around...), err
+	findings = append(findings, around...)
+	finding.Refer(findings, "docs/operations.md#examining-a-director")
+	return findings, err
 }
 
 // together looks at several things at once, as most of them wait for others to speak. What is found stays in order.

@@ -33,6 +33,11 @@ func links(cfg *config.Config, where map[string][]netip.Addr) (findings []findin
 			return findings, err
 		}
 		findings = append(findings, large)
+		following, err := followers(name, where[name])
+		if err != nil {
+			return findings, err
+		}
+		findings = append(findings, following...)
 		if vips := where[name]; slices.ContainsFunc(vips, netip.Addr.Is4) {
 			findings = append(findings, reversePath(host.Sysctls{}, name))
 		}
@@ -100,6 +105,31 @@ func reversePath(s host.Sysctls, name string) finding.Finding {
 		f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name)
 	}
 	return f
+}
+
+// followers: a virtual address with the prefix of the interface's first one goes when that one is deleted. Those that poise
+// sets are by themselves.
+func followers(name string, vips []netip.Addr) (findings []finding.Finding, _ error) {
+	link, _, err := host.Look(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range link.Addrs {
+		if !a.Secondary || !slices.Contains(vips, a.Addr()) {
+			continue
+		}
+		promote, err := host.Sysctls{}.InForce(name, "promote_secondaries")
+		if err != nil {
+			return findings, err
+		}
+		f := finding.Finding{How: finding.Computed, What: fmt.Sprintf("%v stays on %s without the other addresses there", a, name), Seen: fmt.Sprintf("promote_secondaries %d in force", promote)}
+		if promote == 0 {
+			f.Severity, f.Seen, f.Want = finding.Warning, f.Seen+": it goes with the first address of its network", "1, or a prefix of its own"
+			f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.conf.%s.promote_secondaries=1: or have it as %v", name, netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+		}
+		findings = append(findings, f)
+	}
+	return findings, nil
 }
 
 // strict is the value of rp_filter that drops what did not come the way it would go (RFC 3704 section 2.2).

@@ -25,7 +25,7 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 	}
 	var questions []question
 	for _, s := range cfg.Services {
-		for _, server := range serversOf(s) {
+		for _, server := range s.All() {
 			at, check := netip.AddrPortFrom(server.Address, portOf(s, server)), connection
 			switch {
 			case s.Check != nil:
@@ -55,14 +55,6 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 
 // connection is the question to servers of services without checks.
 var connection = checker.Config{Type: checker.KindTCP, Timeout: time.Second}
-
-// serversOf are a service's servers, and the one that is sorry.
-func serversOf(s config.Service) []config.Server {
-	if !s.SorryServer.IsValid() {
-		return s.Servers
-	}
-	return append(append([]config.Server(nil), s.Servers...), s.Sorry())
-}
 
 // portOf is where a server serves, the first of several; 0 where that is not known.
 func portOf(s config.Service, server config.Server) uint16 {

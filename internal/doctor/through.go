@@ -65,11 +65,14 @@ type client struct {
 	service     string
 	way         through.Way
 	fullNAT     bool
+	gateway     string // of the server, with NAT
+	room        int    // what fits into the tunnel
 	check       checker.Config
 	errDirect   error // of a request to the server's own address
 	errThrough  error // of one through the virtual address
 	errLarge    error // of one that does not fit into a packet
 	askedLarger bool
+	segment     int // the largest packet to the virtual address that the server takes
 }
 
 // clientsOf are all questions: a server of a service at each address that the service listens on, the first port where there are
@@ -79,7 +82,7 @@ func clientsOf(cfg *config.Config) (clients []*client, _ error) {
 		if s.Protocol != ipvsctl.TCP {
 			continue
 		}
-		for _, server := range serversOf(s) {
+		for _, server := range s.All() {
 			for _, listen := range s.Listen {
 				destination := s.Destination(server, 1)
 				port := cmp.Or(server.Port, listen.First)
@@ -97,6 +100,12 @@ func clientsOf(cfg *config.Config) (clients []*client, _ error) {
 					},
 					fullNAT: server.Forward == config.FullNAT,
 					check:   connection,
+				}
+				if c.way.Method == ipvsctl.NAT {
+					c.gateway = gatewayOf(cfg, server.Address)
+				}
+				if c.way.Method == ipvsctl.TUN {
+					c.room = roomTo(server.Address, c.way.Tunnel)
 				}
 				if s.Check != nil && s.Check.Port == 0 { // else it is not the service that is checked
 					c.check = *s.Check
@@ -129,7 +138,13 @@ func (c *client) ask(ctx context.Context, prober *through.Prober) {
 		})
 	}
 	c.errThrough = byVIP(c.check)
-	if c.errThrough == nil && c.way.Method == ipvsctl.TUN && c.check.Type != checker.KindTCP {
+	if c.errThrough != nil || c.way.Method != ipvsctl.TUN {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, c.check.Timeout)
+	defer cancel()
+	c.segment, _ = prober.Segment(limited, c.way) // it answered just now
+	if c.check.Type != checker.KindTCP {
 		c.askedLarger, c.errLarge = true, byVIP(larger(c.check))
 	}
 }
@@ -140,6 +155,19 @@ func (c *client) request(ctx context.Context, dial checker.Dial, addr netip.Addr
 		return err
 	}
 	return probe(ctx)
+}
+
+// roomTo is how large a packet may be to fit into the tunnel to a server, 0 where that is not known.
+func roomTo(server netip.Addr, tunnel ipvsctl.Tunnel) int {
+	_, name, err := host.RouteTo(server, netip.Addr{}, 0, 0, 0)
+	if err != nil {
+		return 0
+	}
+	link, exists, err := host.Look(name)
+	if err != nil || !exists {
+		return 0
+	}
+	return link.MTU - host.TunnelHeaders(tunnel.Type.String(), tunnel.Checksum != ipvsctl.NoChecksum, server.Is6())
 }
 
 func try(ask func() error) (err error) {
@@ -187,6 +215,9 @@ func (c *client) judge(allSilent bool) finding.Finding {
 	case errors.Is(c.errThrough, through.ErrCannot):
 		f.Severity, f.Seen, f.Want, f.Page = finding.Warning, c.errThrough.Error(), "a way to ask", "docs/operations.md#through-the-virtual-address"
 		f.Remedy = "mend what it says, on this host"
+	case c.errThrough == nil && c.errDirect == nil && c.errLarge == nil && c.room > 0 && c.segment > c.room:
+		f.Severity, f.Seen = finding.Warning, fmt.Sprintf("takes packets of %d bytes, of which %d fit into the tunnel", c.segment, c.room)
+		f.Want, f.Remedy = "no larger ones: else it depends on ICMP that this host sends to clients", fmt.Sprintf("%s: on %v, which then says so to clients", c.command(), c.way.Server.Addr())
 	case c.errThrough == nil && c.errDirect == nil && c.errLarge == nil:
 		return finding.Finding{How: f.How, What: f.What, Seen: c.seen()}
 	case c.errLarge != nil:
@@ -241,7 +272,7 @@ func (c *client) command() string {
 	w := c.way
 	switch w.Method {
 	case ipvsctl.NAT:
-		return fmt.Sprintf("poise realserver apply --mode nat --gateway %s", gatewayOf(w.Server.Addr()))
+		return fmt.Sprintf("poise realserver apply --mode nat --gateway %s", c.gateway)
 	case ipvsctl.TUN:
 		text := fmt.Sprintf("poise realserver apply --mode tun --address %v --vip %v", w.Server.Addr(), w.VIP.Addr())
 		if w.Tunnel.Type != ipvsctl.IPIP {
@@ -255,18 +286,26 @@ func (c *client) command() string {
 	return fmt.Sprintf("poise realserver apply --mode dr --vip %v", w.VIP.Addr())
 }
 
-// gatewayOf is the address by which a server knows its way back: where a router has one there, that goes with the role.
-func gatewayOf(server netip.Addr) string {
+// gatewayOf is the address by which a server knows its way back: in its network one of a router, which goes with the role, or else
+// this host's own.
+func gatewayOf(cfg *config.Config, server netip.Addr) string {
 	_, name, err := host.RouteTo(server, netip.Addr{}, 0, 0, 0)
-	if err == nil {
-		link, exists, err := host.Look(name)
-		if at := slices.IndexFunc(link.Addrs, func(a host.Address) bool {
-			return a.Addr().Is4() == server.Is4() && !a.Addr().IsLinkLocalUnicast()
-		}); err == nil && exists && at >= 0 {
-			return link.Addrs[at].Addr().String()
+	if err != nil {
+		return "DIRECTOR"
+	}
+	link, _, err := host.Look(name)
+	at := slices.IndexFunc(link.Addrs, func(a host.Address) bool { return a.Masked().Contains(server) })
+	if err != nil || at < 0 {
+		return "DIRECTOR"
+	}
+	for _, r := range cfg.Routers {
+		for _, addr := range r.All() {
+			if link.Addrs[at].Masked().Contains(addr) {
+				return addr.String()
+			}
 		}
 	}
-	return "DIRECTOR"
+	return link.Addrs[at].Addr().String()
 }
 
 // judgeReturn says whether a server's replies to clients go where they have to. local is whether this host has the virtual

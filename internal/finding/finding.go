@@ -87,6 +87,15 @@ func Count(all []Finding) (n int) {
 	return n
 }
 
+// Refer gives this page to those that are wrong and have none.
+func Refer(all []Finding, page string) {
+	for i := range all {
+		if all[i].Severity != OK && all[i].Page == "" {
+			all[i].Page = page
+		}
+	}
+}
+
 // Print writes findings as a table, the remedy below what is wrong.
 func Print(w io.Writer, all []Finding) error {
 	var rows bytes.Buffer

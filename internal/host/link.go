@@ -31,6 +31,25 @@ const (
 	GRE  TunnelKind = "gre"
 )
 
+// TunnelHeaders is how many bytes a director's tunnel of a kind, "ipip", "gue" or "gre", adds to a packet: the outer header, and of
+// GUE those of UDP, GUE and with remote checksums its private option, of GRE its own with or without a checksum
+// (ip_vs_tunnel_xmit in net/netfilter/ipvs/ip_vs_xmit.c). IPv6 is the family of the outer one.
+func TunnelHeaders(kind string, checksum, ipv6 bool) int {
+	bytes := 20
+	if ipv6 {
+		bytes = 40
+	}
+	switch {
+	case kind == "gue":
+		bytes += 20
+	case kind == "gre" && checksum:
+		bytes += 8
+	case kind == "gre":
+		bytes += 4
+	}
+	return bytes
+}
+
 // String says what arrives.
 func (t Tunnel) String() string {
 	s := fmt.Sprintf("%s to %v", t.Kind, t.Local)

@@ -25,7 +25,8 @@ type Interface struct {
 // Address is one on an interface, as the kernel orders them.
 type Address struct {
 	netip.Prefix
-	Usable bool // may be sent from: no search for a duplicate is going on or has found one
+	Usable    bool // may be sent from: no search for a duplicate is going on or has found one
+	Secondary bool // goes with the first IPv4 address of its network, unless promote_secondaries
 }
 
 // Look returns what an interface is now, or false where there is none of this name. It takes some 50 µs, but waits for
@@ -55,7 +56,7 @@ func Look(name string) (Interface, bool, error) {
 	}
 	for _, a := range addrs {
 		// One that turned out to be a duplicate stays tentative.
-		i.Addrs = append(i.Addrs, Address{a.Prefix, a.flags&unix.IFA_F_TENTATIVE == 0})
+		i.Addrs = append(i.Addrs, Address{a.Prefix, a.flags&unix.IFA_F_TENTATIVE == 0, a.Addr().Is4() && a.flags&unix.IFA_F_SECONDARY != 0})
 	}
 	return i, true, nil
 }

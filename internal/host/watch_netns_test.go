@@ -100,11 +100,31 @@ func TestNetnsLook(t *testing.T) {
 	}
 }
 
+// The second address of a network follows the first; one with a prefix of its own does not.
+func TestNetnsSecondary(t *testing.T) {
+	inNetns(t, "eth0")
+	want := map[string]bool{"192.0.2.1/24": false, "192.0.2.10/24": true, "192.0.2.11/32": false, "2001:db8::1/64": false, "2001:db8::2/64": false}
+	for _, prefix := range []string{"192.0.2.1/24", "192.0.2.10/24", "192.0.2.11/32", "2001:db8::1/64", "2001:db8::2/64"} {
+		if _, err := AddAddr("eth0", netip.MustParsePrefix(prefix)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link, _, err := Look("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range link.Addrs {
+		if a.Secondary != want[a.String()] {
+			t.Errorf("%v: secondary %v", a, a.Secondary)
+		}
+	}
+}
+
 func TestNetnsLookAtAddresses(t *testing.T) {
 	inNetns(t, "eth0")
 	w := watch(t)
 	has := func(prefix string, usable bool) func(Interface) bool {
-		want := Address{netip.MustParsePrefix(prefix), usable}
+		want := Address{Prefix: netip.MustParsePrefix(prefix), Usable: usable}
 		return func(i Interface) bool { return slices.Contains(i.Addrs, want) }
 	}
 	for _, prefix := range []string{"192.0.2.1/24", "192.0.2.10/32"} {
@@ -114,8 +134,8 @@ func TestNetnsLookAtAddresses(t *testing.T) {
 	}
 	i := look(t, "eth0")
 	if !slices.Equal(i.Addrs[:2], []Address{
-		{netip.MustParsePrefix("192.0.2.1/24"), true},
-		{netip.MustParsePrefix("192.0.2.10/32"), true},
+		{netip.MustParsePrefix("192.0.2.1/24"), true, false},
+		{netip.MustParsePrefix("192.0.2.10/32"), true, false},
 	}) {
 		t.Errorf("addresses %v", i.Addrs)
 	}

@@ -58,29 +58,16 @@ func onlyAddress(vips []netip.Addr, ipv6 bool) (netip.Addr, error) {
 	return found[0], nil
 }
 
-// tunnelMTU is what the interface of Address carries less the headers of the tunnel: the outer one, and of GUE those of UDP, GUE
-// and with remote checksums its private option, of GRE its own with or without a checksum (ip_vs_tunnel_xmit in
-// net/netfilter/ipvs/ip_vs_xmit.c).
+// tunnelMTU is what the interface of Address carries less the headers of the tunnel.
 func (s Settings) tunnelMTU() (int, error) {
 	links, err := links()
 	if err != nil {
 		return 0, err
 	}
-	outer := 20
-	if s.Address.Is6() {
-		outer = 40
-	}
-	switch {
-	case s.Tunnel.Kind == "gue":
-		outer += 20
-	case s.Tunnel.Kind == "gre" && s.Tunnel.Checksum:
-		outer += 8
-	case s.Tunnel.Kind == "gre":
-		outer += 4
-	}
+	headers := host.TunnelHeaders(s.Tunnel.Kind, s.Tunnel.Checksum, s.Address.Is6())
 	for _, link := range links {
 		if slices.ContainsFunc(link.Addrs, func(a host.Address) bool { return a.Addr() == s.Address }) {
-			return max(1280, min(link.MTU, 65535)-outer), nil
+			return max(1280, min(link.MTU, 65535)-headers), nil
 		}
 	}
 	return 0, fmt.Errorf("address %v: on no interface of this host", s.Address)

@@ -34,7 +34,9 @@ func Verify(ctx context.Context, dir string, listen time.Duration, all ...Settin
 		findings = append(findings, found...)
 	}
 	found, err := whatIsSaid(ctx, listen, vips)
-	return append(findings, found...), err
+	findings = append(findings, found...)
+	finding.Refer(findings, "docs/methods/README.md#poise-realserver")
+	return findings, err
 }
 
 const applyAgain = "poise realserver apply, with the same arguments"

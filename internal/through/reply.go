@@ -26,7 +26,7 @@ const returnTries = 3
 // is knocked at in the name of Somebody, a client that there is not, and what comes back here within wait is seen. Nothing
 // tells whether replies that do not come here arrive elsewhere. Ways without a path are left out.
 func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (map[Way]Return, error) {
-	tap, err := openTap()
+	tap, err := openTap(tcpOf(destination, Somebody(false), Somebody(true)))
 	if err != nil {
 		return nil, err
 	}
@@ -125,35 +125,55 @@ func segment(from, to netip.AddrPort, flags byte, sequence uint32, hops byte) []
 	return b
 }
 
-// forSomebody is a filter for TCP to either Somebody, behind an IP header without options and extension headers.
-var forSomebody = []unix.SockFilter{
-	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 0}, // the version
-	{Code: unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K, K: 4},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jf: 4},
-	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 9},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_TCP, Jf: 10},
-	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 16},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 203<<24 | 113<<8 | 113, Jt: 7, Jf: 8},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 6, Jf: 7},
-	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 6},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_TCP, Jf: 5},
-	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 24},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 1 << 24, Jf: 3},
-	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 36},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 1, Jf: 1},
-	{Code: unix.BPF_RET | unix.BPF_K, K: 128},
-	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+// Where a packet has its addresses.
+const (
+	source      = 0
+	destination = 1
+)
+
+// tcpOf is a filter for TCP packets, behind an IP header without options and extension headers, that have one of the addresses
+// as their source or destination.
+func tcpOf(side uint32, addrs ...netip.Addr) (program []unix.SockFilter) {
+	for _, addr := range addrs {
+		version, protocol, at, bytes := uint32(4), uint32(9), uint32(12), addr.AsSlice()
+		if addr.Is6() {
+			version, protocol, at = 6, 6, 8
+		}
+		at += side * uint32(len(bytes))
+		block := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 0}, {Code: unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K, K: 4}}
+		must := func(value uint32) {
+			block = append(block, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value})
+		}
+		must(version)
+		block = append(block, unix.SockFilter{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: protocol})
+		must(unix.IPPROTO_TCP)
+		for word := 0; word < len(bytes); word += 4 {
+			block = append(block, unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at + uint32(word)})
+			must(binary.BigEndian.Uint32(bytes[word:]))
+		}
+		block = append(block, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: mostBytes})
+		for i := range block {
+			if block[i].Code&0x07 == unix.BPF_JMP {
+				block[i].Jf = uint8(len(block) - i - 1) // to the next one
+			}
+		}
+		program = append(program, block...)
+	}
+	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
 }
 
-// openTap opens a socket that sees what comes for Somebody on any interface.
-func openTap() (int, error) {
+// mostBytes are more than two headers have.
+const mostBytes = 128
+
+// openTap opens a socket that sees, on all interfaces, the packets that a filter lets through.
+func openTap(filter []unix.SockFilter) (int, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("packet socket: %w", err)
 	}
 	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
 	err = errors.Join(
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(forSomebody)), Filter: &forSomebody[0]}),
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all}),
 	)
 	if err != nil {
@@ -164,7 +184,7 @@ func openTap() (int, error) {
 
 // hear hands what comes for a port of Somebody's to take.
 func hear(ctx context.Context, tap int, until time.Time, take func(uint16, Return)) error {
-	packet := make([]byte, 128)
+	packet := make([]byte, mostBytes)
 	for ctx.Err() == nil {
 		wait := min(time.Until(until), 100*time.Millisecond)
 		if wait <= 0 {
@@ -194,15 +214,71 @@ func hear(ctx context.Context, tap int, until time.Time, take func(uint16, Retur
 
 // destinationPort is where a TCP packet goes.
 func destinationPort(b []byte) (uint16, bool) {
+	if b = tcpHeader(b); len(b) < 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b[2:]), true
+}
+
+// tcpHeader is what follows the IP header; nothing where that is cut short.
+func tcpHeader(b []byte) []byte {
 	header := 40
 	switch {
 	case len(b) > 0 && b[0]>>4 == 4:
 		header = int(b[0]&0x0f) * 4
 	case len(b) == 0 || b[0]>>4 != 6:
-		return 0, false
+		return nil
 	}
-	if len(b) < header+4 {
-		return 0, false
+	return b[min(header, len(b)):]
+}
+
+// Segment returns how large packets a server takes by a way that [Prober.Probe] had an answer by: as it tells clients, by its MSS
+// (RFC 9293 section 3.7.1). A connection of this host's own does not show it, as the kernel knows about the tunnel. 0 is not known.
+func (p *Prober) Segment(ctx context.Context, w Way) (bytes int, err error) {
+	tap, err := openTap(tcpOf(source, w.VIP.Addr()))
+	if err != nil {
+		return 0, err
 	}
-	return binary.BigEndian.Uint16(b[header+2:]), true
+	defer unix.Close(tap)
+	err = p.Probe(ctx, w, func(ctx context.Context, dial Dial) error {
+		conn, err := dial(ctx, w.VIP)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		port := netip.MustParseAddrPort(conn.LocalAddr().String()).Port()
+		for packet := make([]byte, mostBytes); ; {
+			n, _, err := unix.Recvfrom(tap, packet, 0) // it has come before the connection was there
+			if err != nil {
+				break
+			}
+			if to, ok := destinationPort(packet[:n]); ok && to == port {
+				bytes = max(bytes, announced(packet[:n]))
+			}
+		}
+		return conn.SetLinger(0)
+	})
+	return bytes, err
+}
+
+// announced is the size of packet that a SYN asks for; 0 where it says nothing, or is none.
+func announced(b []byte) int {
+	tcp := tcpHeader(b)
+	if len(tcp) < 20 || tcp[13]&tcpSYN == 0 {
+		return 0
+	}
+	options := tcp[20:max(20, min(len(tcp), int(tcp[12]>>4)*4))]
+	for len(options) > 1 && options[0] != 0 {
+		switch kind, size := options[0], int(options[1]); {
+		case kind == 1: // nothing
+			options = options[1:]
+		case kind == 2 && size == 4 && len(options) >= 4:
+			return int(binary.BigEndian.Uint16(options[2:])) + len(b) - len(tcp) + 20
+		case size < 2 || size > len(options):
+			return 0
+		default:
+			options = options[size:]
+		}
+	}
+	return 0
 }

@@ -256,10 +256,8 @@ type Dial = func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 func (p *Prober) dial(ctx context.Context, w Way, at path, addr netip.AddrPort) (*net.TCPConn, error) {
 	dialer := net.Dialer{KeepAlive: -1, Control: func(_, _ string, socket syscall.RawConn) error {
 		var err error
-		if errControl := socket.Control(func(fd uintptr) { err = p.ready(int(fd), w, at) }); errControl != nil {
-			return errControl
-		}
-		return err
+		errControl := socket.Control(func(fd uintptr) { err = p.ready(int(fd), w, at) })
+		return errors.Join(errControl, err)
 	}}
 	before, err := p.active(ctx, w, at)
 	if err != nil {

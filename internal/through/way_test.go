@@ -88,3 +88,48 @@ func TestPorts(t *testing.T) {
 		t.Errorf("port %d", again)
 	}
 }
+
+// FuzzPacket: what comes from the wire is read to its end and no further.
+func FuzzPacket(f *testing.F) {
+	from, to := netip.MustParseAddrPort("192.0.2.10:80"), netip.MustParseAddrPort("192.0.2.1:40000")
+	b := segment(from, to, tcpSYN|0x10, 7, 64)
+	f.Add(b)
+	b[32] = 6 << 4 // with an option
+	f.Add(append(b, 2, 4, 0x05, 0xb4))
+	f.Add(segment(netip.MustParseAddrPort("[2001:db8::10]:80"), netip.MustParseAddrPort("[2001:db8::1]:40000"), tcpSYN, 7, 64))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		destinationPort(b)
+		if n := announced(b); n < 0 || n > 65535+60+20 {
+			t.Errorf("%d", n)
+		}
+	})
+}
+
+func TestAnnounced(t *testing.T) {
+	from, to := netip.MustParseAddrPort("192.0.2.10:80"), netip.MustParseAddrPort("192.0.2.1:40000")
+	syn := func(flags byte, options ...byte) []byte {
+		b := segment(from, to, flags, 7, 64)
+		b[32] = byte(20+len(options)) / 4 << 4
+		return append(b, options...)
+	}
+	for _, tt := range []struct {
+		packet []byte
+		want   int
+	}{
+		{syn(tcpSYN|0x10, 2, 4, 0x05, 0xb4), 1500},
+		{syn(tcpSYN|0x10, 1, 1, 4, 2, 2, 4, 0x05, 0xa0), 1480},
+		{syn(tcpSYN | 0x10), 0},
+		{syn(0x10, 2, 4, 0x05, 0xb4), 0},               // no SYN
+		{syn(tcpSYN, 0, 0, 0, 0, 2, 4, 0x05, 0xb4), 0}, // behind the end
+		{syn(tcpSYN, 3, 0, 0, 0), 0},
+	} {
+		if got := announced(tt.packet); got != tt.want {
+			t.Errorf("% x: %d, want %d", tt.packet, got, tt.want)
+		}
+	}
+	six := segment(netip.MustParseAddrPort("[2001:db8::10]:80"), netip.MustParseAddrPort("[2001:db8::1]:40000"), tcpSYN, 7, 64)
+	six[52] = 6 << 4
+	if got := announced(append(six, 2, 4, 0x05, 0xa0)); got != 1500 {
+		t.Errorf("IPv6: %d", got)
+	}
+}
