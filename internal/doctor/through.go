@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +30,10 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 	for _, c := range clients {
 		ways = append(ways, c.way)
 	}
+	local, err := host.Local(addressesOf(cfg))
+	if err != nil {
+		return nil, err
+	}
 	prober, err := through.Open(ctx, dir, addressesOf(cfg), ways)
 	if err != nil {
 		return nil, err
@@ -46,9 +51,12 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 	if err != nil {
 		return nil, err
 	}
-	local, err := host.Local(addressesOf(cfg))
+	now, err := host.Local(addressesOf(cfg))
 	if err != nil {
 		return nil, err
+	}
+	if !maps.Equal(local, now) {
+		return nil, errors.New("virtual addresses came or went meanwhile: what was seen may mean nothing, so run this again")
 	}
 	var findings []finding.Finding
 	for _, c := range clients {

@@ -145,20 +145,20 @@ func (p *Prober) undo(ctx context.Context) error {
 			remove = append(remove, ipvsctl.Op{Kind: ipvsctl.RemoveService, Service: key})
 		}
 	})}
-	for _, err := range p.client.Apply(ctx, remove) {
-		errs = append(errs, err)
-	}
+	errs = append(errs, p.client.Apply(ctx, remove)...)
 	for _, former := range p.record.All() {
-		if err := restore(former); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, p.record.Forget(former.Key))
+		errs = append(errs, restore(former))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(errs...); err != nil || len(p.record.All()) == 0 {
 		return err
 	}
-	return nft.SetGuard(nil, nil)
+	if err := nft.SetGuard(nil, nil); err != nil {
+		return err
+	}
+	for _, former := range p.record.All() {
+		errs = append(errs, p.record.Forget(former.Key))
+	}
+	return errors.Join(errs...)
 }
 
 // restore puts a setting back. That of an interface which is gone went with it.
@@ -170,8 +170,8 @@ func restore(former host.Former) error {
 	return err
 }
 
-// letAnswersIn has the kernel accept, for the ways that need it, packets with a source of its own: first the guard, then
-// what it guards.
+// letAnswersIn has the kernel accept, for the ways that need it, packets with a source of its own: first it is remembered, then the
+// guard is set, then what it guards.
 func (p *Prober) letAnswersIn() error {
 	replies := make(map[string][]nft.Reply)
 	for w, at := range p.paths {
@@ -192,9 +192,7 @@ func (p *Prober) letAnswersIn() error {
 		return nil
 	}
 	links := slices.Sorted(maps.Keys(replies))
-	if err := nft.SetGuard(links, slices.Concat(slices.Collect(maps.Values(replies))...)); err != nil {
-		return err
-	}
+	var settings []string
 	for _, name := range links {
 		setting := host.SysctlName("net", "ipv4", "conf", name, "accept_local")
 		former, err := host.Sysctls{}.Read(setting)
@@ -204,6 +202,12 @@ func (p *Prober) letAnswersIn() error {
 		if err := p.record.Remember(setting, former); err != nil {
 			return err
 		}
+		settings = append(settings, setting)
+	}
+	if err := nft.SetGuard(links, slices.Concat(slices.Collect(maps.Values(replies))...)); err != nil {
+		return err
+	}
+	for _, setting := range settings {
 		if err := (host.Sysctls{}).Write(setting, "1"); err != nil {
 			return err
 		}
