@@ -50,10 +50,17 @@ func TestLabDoctor(t *testing.T) {
 		{"a second holder", neighbour, "ip address add 192.0.2.10/32 dev eth0", "one director answers for 192.0.2.10 on eth0", "this host, and ", "ip address del 192.0.2.10/32 dev eth0"},
 		{"a second holder of IPv6", neighbour, "ip address add 2001:db8:2::10/128 dev eth0 nodad", "one director answers for 2001:db8:2::10 on eth0", "this host, and ", "ip address del 2001:db8:2::10/128 dev eth0"},
 		{"a server answers", server.Host, "sysctl -qw net.ipv4.conf.all.arp_ignore=0", "one director answers for 192.0.2.10 on eth0", "server 192.0.2.21 (", "poise " + strings.Join(apply, " ")},
-		{"VIP lost", l.Director, "ip address del 192.0.2.10/32 dev eth0", "192.0.2.10 is on this host", "on no interface", "ip address add 192.0.2.10/32 dev eth0"},
+		{
+			"strict reverse paths", l.Director, "ip route replace default dev eth1; sysctl -qw net.ipv4.conf.eth0.rp_filter=1",
+			"eth0 lets packets of all clients in", "rp_filter 1 in force, while the way to clients leaves through eth1", "",
+		},
+		{
+			"an address that follows", l.Director, "ip address del 192.0.2.10/32 dev eth0; ip address add 192.0.2.10/24 dev eth0",
+			"192.0.2.10/24 stays on eth0 without the other addresses there", "promote_secondaries 0 in force", "",
+		},
+		{"VIP lost", l.Director, "ip address del 192.0.2.10/24 dev eth0", "192.0.2.10 is on this host", "on no interface", "ip address add 192.0.2.10/32 dev eth0"},
 	} {
-		words := strings.Fields(f.plant)
-		f.on.Run(words[0], words[1:]...)
+		f.on.Run("sh", "-c", f.plant)
 		wrong := examine()
 		if len(wrong) != 1 || wrong[0].What != f.what || !strings.Contains(wrong[0].Seen, f.seen) {
 			t.Fatalf("%s: found %+v", f.name, wrong)
@@ -62,8 +69,7 @@ func TestLabDoctor(t *testing.T) {
 		if remedy == "" {
 			remedy, _, _ = strings.Cut(wrong[0].Remedy, ":")
 		}
-		words = strings.Fields(remedy)
-		f.on.Run(words[0], words[1:]...)
+		f.on.Run("sh", "-c", remedy)
 		if wrong := examine(); len(wrong) > 0 {
 			t.Fatalf("%s: after %q still %+v", f.name, remedy, wrong)
 		}

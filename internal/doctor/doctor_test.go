@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"poise/checker"
+	"poise/config"
 	"poise/internal/finding"
 	"poise/internal/host"
 )
@@ -82,5 +85,32 @@ func TestOpenFiles(t *testing.T) {
 		if n, err := openFiles(text); n != want || (err != nil) != (want == 0) {
 			t.Errorf("%q: %d %v", text, n, err)
 		}
+	}
+}
+
+// TestDescriptors: too few are seen, of the process that has to have them.
+func TestDescriptors(t *testing.T) {
+	var cfg config.Config
+	if found := descriptors(&cfg, 0); found != nil {
+		t.Errorf("nothing is checked: %+v", found)
+	}
+	cfg.Services = []config.Service{{Check: &checker.Config{}, Servers: make([]config.Server, 20)}}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	for most, want := range map[uint64]finding.Severity{20 + otherFiles - 1: finding.Fault, 20 + otherFiles: finding.OK} {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: most, Max: limit.Max}); err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range []int{0, os.Getpid()} {
+			if found := descriptors(&cfg, pid); len(found) != 1 || found[0].Severity != want {
+				t.Errorf("%d: %+v", most, found)
+			}
+		}
+	}
+	if found := descriptors(&cfg, 1<<30); len(found) != 1 || found[0].Severity != finding.Warning {
+		t.Errorf("a process that is gone: %+v", found)
 	}
 }

@@ -100,6 +100,21 @@ func TestNetnsLook(t *testing.T) {
 	}
 }
 
+// No interface here can merge what it receives; one that there is not is an error.
+func TestNetnsLargeReceive(t *testing.T) {
+	inNetns(t, "eth0")
+	for _, name := range []string{"lo", "eth0"} {
+		if on, err := LargeReceive(name); on || err != nil {
+			t.Errorf("%s: %v, %v", name, on, err)
+		}
+	}
+	for _, name := range []string{"eth9", "a-name-that-is-too-long"} {
+		if _, err := LargeReceive(name); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
 // The second address of a network follows the first; one with a prefix of its own does not.
 func TestNetnsSecondary(t *testing.T) {
 	inNetns(t, "eth0")
