@@ -3,11 +3,8 @@ package host
 import (
 	"context"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,74 +45,27 @@ const icmpAdvertisement = 136 // RFC 4861 section 4.4
 
 // Overhear hands the claims on all interfaces of the calling thread's network namespace to take until the context ends.
 func Overhear(ctx context.Context, take func(Claim)) error {
-	e, err := openEars()
+	tap, err := OpenTap(unix.SOCK_RAW, claims)
 	if err != nil {
 		return err
 	}
-	defer e.close()
-	return e.hear(ctx, take)
+	defer tap.Close()
+	return tap.Hear(ctx, claimsTo(take))
 }
 
-// ears is a socket that receives claims, sent or received by this host.
-type ears struct{ fd int }
-
-func openEars() (ears, error) {
-	// With protocol 0 nothing comes before the filter is there.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return ears{}, fmt.Errorf("packet socket: %w", err)
-	}
-	// What this host sends is only there for those who want every protocol.
-	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
-	program := unix.SockFprog{Len: uint16(len(claims)), Filter: &claims[0]}
-	err = errors.Join(
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program),
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all}),
-	)
-	if err != nil {
-		unix.Close(fd)
-		return ears{}, fmt.Errorf("packet socket: %w", err)
-	}
-	return ears{fd}, nil
-}
-
-func (e ears) close() { unix.Close(e.fd) }
-
-func (e ears) hear(ctx context.Context, take func(Claim)) error {
-	frame := make([]byte, 256)
-	for ctx.Err() == nil {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}}, int(glance(ctx).Milliseconds()))
-		if ready == 0 || errors.Is(err, unix.EINTR) {
-			continue
+// claimsTo reads frames.
+func claimsTo(take func(Claim)) func([]byte, *unix.SockaddrLinklayer) {
+	return func(frame []byte, from *unix.SockaddrLinklayer) {
+		c, ok := parseClaim(frame)
+		if !ok {
+			return
 		}
-		n, from, err := unix.Recvfrom(e.fd, frame, unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
-			continue
-		case err != nil:
-			return fmt.Errorf("packet socket: %w", err)
-		}
-		sender, _ := from.(*unix.SockaddrLinklayer)
-		c, ok := parseClaim(frame[:n])
-		if !ok || sender == nil {
-			continue
-		}
-		if link, err := net.InterfaceByIndex(sender.Ifindex); err == nil {
+		if link, err := net.InterfaceByIndex(from.Ifindex); err == nil {
 			c.Interface = link.Name
 		}
-		c.Own = sender.Pkttype == unix.PACKET_OUTGOING
+		c.Own = from.Pkttype == unix.PACKET_OUTGOING
 		take(c)
 	}
-	return nil
-}
-
-// glance is how long to wait at most before looking whether the context has ended.
-func glance(ctx context.Context) time.Duration {
-	wait := 100 * time.Millisecond
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, max(time.Until(deadline), time.Millisecond))
-	}
-	return wait
 }
 
 // parseClaim reads an Ethernet frame: ARP of Ethernet and IPv4 (RFC 826), or a neighbour advertisement (RFC 4861

@@ -44,11 +44,11 @@ func WhoHas(ctx context.Context, ifname string, addrs []netip.Addr, wait time.Du
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	answers := make(map[netip.Addr][]net.HardwareAddr)
-	ears, err := openEars()
+	tap, err := OpenTap(unix.SOCK_RAW, claims)
 	if err != nil {
 		return nil, err
 	}
-	defer ears.close()
+	defer tap.Close()
 	for try := range whoHasTries {
 		for i, question := range questions {
 			to := &unix.SockaddrLinklayer{Ifindex: link.Index, Protocol: binary.NativeEndian.Uint16(question[12:])}
@@ -60,13 +60,13 @@ func WhoHas(ctx context.Context, ifname string, addrs []netip.Addr, wait time.Du
 		if try == whoHasTries-1 {
 			until = ctx
 		}
-		err := ears.hear(until, func(c Claim) {
+		err := tap.Hear(until, claimsTo(func(c Claim) {
 			same := func(mac net.HardwareAddr) bool { return slices.Equal(mac, c.MAC) }
 			if c.Own || c.Kind == ARPRequest || c.Interface != ifname || !slices.Contains(addrs, c.Addr) || slices.ContainsFunc(answers[c.Addr], same) {
 				return
 			}
 			answers[c.Addr] = append(answers[c.Addr], c.MAC)
-		})
+		}))
 		cancel()
 		if err != nil {
 			return nil, err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"poise/internal/host"
 )
 
 // Return is what became of a server's reply to a client from afar.
@@ -26,11 +28,11 @@ const returnTries = 3
 // is knocked at in the name of Somebody, a client that there is not, and what comes back here within wait is seen. Nothing
 // tells whether replies that do not come here arrive elsewhere. Ways without a path are left out.
 func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (map[Way]Return, error) {
-	tap, err := openTap(tcpOf(destination, Somebody(false), Somebody(true)))
+	tap, err := host.OpenTap(unix.SOCK_DGRAM, tcpOf(destination, Somebody(false), Somebody(true)))
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(tap)
+	defer tap.Close()
 	returns, knocks := make(map[Way]Return), make(map[uint16]Way)
 	defer func() {
 		for port, w := range knocks { // so that no server waits for what is not to come
@@ -49,12 +51,23 @@ func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (m
 				return nil, err
 			}
 		}
-		until := time.Now().Add(wait / returnTries)
-		err := hear(ctx, tap, until, func(port uint16, r Return) {
-			if w, ours := knocks[port]; ours {
-				returns[w] = r
+		until, cancel := context.WithTimeout(ctx, wait/returnTries)
+		err := tap.Hear(until, func(packet []byte, from *unix.SockaddrLinklayer) {
+			port, isSegment := destinationPort(packet)
+			w, ours := knocks[port]
+			if !isSegment || !ours || from.Pkttype != unix.PACKET_HOST { // what this host sends on is its own business
+				return
 			}
+			r := Return{Here: true, From: append(net.HardwareAddr(nil), from.Addr[:min(int(from.Halen), len(from.Addr))]...)}
+			if link, err := net.InterfaceByIndex(from.Ifindex); err == nil {
+				r.Link = link.Name
+			}
+			returns[w] = r
 		})
+		cancel()
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +164,7 @@ func tcpOf(side uint32, addrs ...netip.Addr) (program []unix.SockFilter) {
 			block = append(block, unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at + uint32(word)})
 			must(binary.BigEndian.Uint32(bytes[word:]))
 		}
-		block = append(block, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: mostBytes})
+		block = append(block, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 128})
 		for i := range block {
 			if block[i].Code&0x07 == unix.BPF_JMP {
 				block[i].Jf = uint8(len(block) - i - 1) // to the next one
@@ -160,56 +173,6 @@ func tcpOf(side uint32, addrs ...netip.Addr) (program []unix.SockFilter) {
 		program = append(program, block...)
 	}
 	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
-}
-
-// mostBytes are more than two headers have.
-const mostBytes = 128
-
-// openTap opens a socket that sees, on all interfaces, the packets that a filter lets through.
-func openTap(filter []unix.SockFilter) (int, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("packet socket: %w", err)
-	}
-	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
-	err = errors.Join(
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all}),
-	)
-	if err != nil {
-		return -1, errors.Join(fmt.Errorf("packet socket: %w", err), unix.Close(fd))
-	}
-	return fd, nil
-}
-
-// hear hands what comes for a port of Somebody's to take.
-func hear(ctx context.Context, tap int, until time.Time, take func(uint16, Return)) error {
-	packet := make([]byte, mostBytes)
-	for ctx.Err() == nil {
-		wait := min(time.Until(until), 100*time.Millisecond)
-		if wait <= 0 {
-			return nil
-		}
-		unix.Poll([]unix.PollFd{{Fd: int32(tap), Events: unix.POLLIN}}, int(wait.Milliseconds())+1)
-		n, from, err := unix.Recvfrom(tap, packet, 0)
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
-			continue
-		case err != nil:
-			return fmt.Errorf("packet socket: %w", err)
-		}
-		sender, ok := from.(*unix.SockaddrLinklayer)
-		port, isSegment := destinationPort(packet[:n])
-		if !ok || !isSegment || sender.Pkttype != unix.PACKET_HOST { // what this host sends on is its own business
-			continue
-		}
-		r := Return{Here: true, From: append(net.HardwareAddr(nil), sender.Addr[:min(int(sender.Halen), len(sender.Addr))]...)}
-		if link, err := net.InterfaceByIndex(sender.Ifindex); err == nil {
-			r.Link = link.Name
-		}
-		take(port, r)
-	}
-	return ctx.Err()
 }
 
 // destinationPort is where a TCP packet goes.
@@ -235,11 +198,11 @@ func tcpHeader(b []byte) []byte {
 // Segment returns how large packets a server takes by a way that [Prober.Probe] had an answer by: as it tells clients, by its MSS
 // (RFC 9293 section 3.7.1). A connection of this host's own does not show it, as the kernel knows about the tunnel. 0 is not known.
 func (p *Prober) Segment(ctx context.Context, w Way) (bytes int, err error) {
-	tap, err := openTap(tcpOf(source, w.VIP.Addr()))
+	tap, err := host.OpenTap(unix.SOCK_DGRAM, tcpOf(source, w.VIP.Addr()))
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(tap)
+	defer tap.Close()
 	err = p.Probe(ctx, w, func(ctx context.Context, dial Dial) error {
 		conn, err := dial(ctx, w.VIP)
 		if err != nil {
@@ -247,16 +210,12 @@ func (p *Prober) Segment(ctx context.Context, w Way) (bytes int, err error) {
 		}
 		defer conn.Close()
 		port := netip.MustParseAddrPort(conn.LocalAddr().String()).Port()
-		for packet := make([]byte, mostBytes); ; {
-			n, _, err := unix.Recvfrom(tap, packet, 0) // it has come before the connection was there
-			if err != nil {
-				break
+		err = tap.Take(func(packet []byte, _ *unix.SockaddrLinklayer) { // it has come before the connection was there
+			if to, ok := destinationPort(packet); ok && to == port {
+				bytes = max(bytes, announced(packet))
 			}
-			if to, ok := destinationPort(packet[:n]); ok && to == port {
-				bytes = max(bytes, announced(packet[:n]))
-			}
-		}
-		return conn.SetLinger(0)
+		})
+		return errors.Join(err, conn.SetLinger(0))
 	})
 	return bytes, err
 }
