@@ -26,6 +26,7 @@ type behind struct {
 const (
 	natPort, drPort, tunPort, fullPort = 80, 81, 82, 83
 	rangePort                          = 84 // the first of two, of a second service of the DR server
+	ownPort                            = 86 // of the director itself
 )
 
 func newBehind(t *testing.T) *behind {
@@ -64,6 +65,9 @@ func newBehind(t *testing.T) *behind {
 		config += block(fmt.Sprint(s.method, s.port), fmt.Sprintf("\"%s:%s\"", lab.VIP, s.ports), more, fmt.Sprintf("{ address = %q }", s.server.Addr))
 		config += block(fmt.Sprint(s.method, s.port, "-6"), fmt.Sprintf("\"[%s]:%s\"", lab.VIP6, s.ports), more, fmt.Sprintf("{ address = %q }", tun6))
 	}
+	l.Director.ServeHTTP(fmt.Sprintf(":%d", ownPort))
+	config += block("own", fmt.Sprintf("\"%s:%d\"", lab.VIP, ownPort), `forward = "dr"`, fmt.Sprintf("{ address = %q }", lab.DirectorIP))
+	config += block("own-nat-6", fmt.Sprintf("\"[%s]:%d\"", lab.VIP6, ownPort), `forward = "nat"`, fmt.Sprintf("{ address = %q }", lab.DirectorIP6))
 	b.daemon = startDaemon(t, l.Director, config)
 	b.allUp()
 	return b

@@ -78,6 +78,8 @@ func TestNetnsDoctor(t *testing.T) {
 	p.b.stop()
 	p.a.powerOff()
 	has(examine(p.b), `one master of router "public"`, "no advert in 600ms", "systemctl start poise")
+	p.b.Run("ip", "link", "set", "eth0", "down")
+	has(examine(p.b), "eth0 can send and receive", "down", "ip link set eth0 up")
 }
 
 // speak has the client send an advert ten times a second.

@@ -19,6 +19,12 @@ func links(cfg *config.Config, where map[string][]netip.Addr) (findings []findin
 	if err != nil {
 		return nil, err
 	}
+	ofServices := make(map[netip.Addr]bool) // others may be the servers' gateway, where no clients are
+	for _, s := range cfg.Services {
+		for _, vip := range s.VIPs() {
+			ofServices[vip] = true
+		}
+	}
 	for _, name := range names {
 		up, err := linkUp(name)
 		if err != nil {
@@ -38,7 +44,7 @@ func links(cfg *config.Config, where map[string][]netip.Addr) (findings []findin
 			return findings, err
 		}
 		findings = append(findings, following...)
-		if vips := where[name]; slices.ContainsFunc(vips, netip.Addr.Is4) {
+		if slices.ContainsFunc(where[name], func(vip netip.Addr) bool { return vip.Is4() && ofServices[vip] }) {
 			findings = append(findings, reversePath(host.Sysctls{}, name))
 		}
 	}
@@ -100,7 +106,7 @@ func reversePath(s host.Sysctls, name string) finding.Finding {
 	case err != nil:
 		f.Severity, f.Seen, f.Want, f.Remedy = finding.Warning, err.Error(), "a number", "sysctl net.ipv4.conf shows it"
 	case filter == strict && errRoute == nil && leaves != name:
-		f.Severity, f.Want = finding.Fault, "0 or 2"
+		f.Severity, f.Want = finding.Warning, "0 or 2"
 		f.Seen += fmt.Sprintf(", while the way to clients leaves through %s", leaves)
 		f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name)
 	}

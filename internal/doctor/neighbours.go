@@ -34,7 +34,7 @@ func holders(ctx context.Context, cfg *config.Config, where map[string][]netip.A
 	}
 	servers := directServers(cfg)
 	for _, ifname := range slices.Sorted(maps.Keys(where)) {
-		if exists, err := host.LinkExists(ifname); err != nil || !exists {
+		if link, exists, err := host.Look(ifname); err != nil || !exists || !link.Up {
 			continue // which is a finding of its own
 		}
 		asked := slices.Clone(where[ifname])
@@ -45,7 +45,11 @@ func holders(ctx context.Context, cfg *config.Config, where map[string][]netip.A
 		}
 		answers, err := host.WhoHas(ctx, ifname, asked, neighboursTime)
 		if err != nil {
-			return findings, err
+			findings = append(findings, finding.Finding{
+				How: finding.Probed, What: "neighbours on " + ifname + " can be asked", Severity: finding.Warning, Seen: err.Error(),
+				Want: "their answers", Remedy: "ip address show " + ifname + ": it needs an address of each family that it has virtual ones of",
+			})
+			continue
 		}
 		for _, vip := range where[ifname] {
 			findings = append(findings, judgeHolder(ifname, vip, local[vip], answers[vip], byMAC(servers, answers, vip.Is4())))

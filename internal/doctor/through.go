@@ -23,18 +23,28 @@ import (
 // warning is remembered in dir, for the next one.
 func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.Finding, err error) {
 	clients, err := clientsOf(cfg)
-	if err != nil || len(clients) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	virtual := addressesOf(cfg)
+	var addrs []netip.Addr
+	for _, c := range clients {
+		addrs = append(addrs, c.way.Server.Addr())
+	}
+	local, err := host.Local(slices.Concat(addrs, virtual))
+	if err != nil {
+		return nil, err
+	}
+	// This host as a server takes what is for an address of its own: on a backup nobody's requests come to it.
+	clients = slices.DeleteFunc(clients, func(c *client) bool { return local[c.way.Server.Addr()] && !local[c.way.VIP.Addr()] })
+	if len(clients) == 0 {
+		return nil, nil
 	}
 	var ways []through.Way
 	for _, c := range clients {
 		ways = append(ways, c.way)
 	}
-	local, err := host.Local(addressesOf(cfg))
-	if err != nil {
-		return nil, err
-	}
-	prober, err := through.Open(ctx, dir, addressesOf(cfg), ways)
+	prober, err := through.Open(ctx, dir, virtual, ways)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +61,7 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 	if err != nil {
 		return nil, err
 	}
-	now, err := host.Local(addressesOf(cfg))
+	now, err := host.Local(slices.Concat(addrs, virtual))
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +69,9 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 		return nil, errors.New("virtual addresses came or went meanwhile: what was seen may mean nothing, so run this again")
 	}
 	var findings []finding.Finding
+	silent := silentServices(clients)
 	for _, c := range clients {
-		findings = append(findings, c.judge(allSilent(clients, c.service)))
+		findings = append(findings, c.judge(silent[c.service]))
 		if r, seen := returns[c.way]; seen {
 			findings = append(findings, c.judgeReturn(r, local[c.way.VIP.Addr()])...)
 		}
@@ -198,19 +209,15 @@ func larger(c checker.Config) checker.Config {
 	return c
 }
 
-// allSilent reports whether no server answers by a service that has several.
-func allSilent(all []*client, service string) bool {
-	n := 0
+// silentServices are those that have several servers of which none answers.
+func silentServices(all []*client) map[string]bool {
+	asked, silent := make(map[string]int), make(map[string]bool)
 	for _, c := range all {
-		if c.service != service {
-			continue
-		}
-		if c.errThrough == nil {
-			return false
-		}
-		n++
+		asked[c.service]++
+		silent[c.service] = c.errThrough != nil && (silent[c.service] || asked[c.service] == 1)
 	}
-	return n > 1
+	maps.DeleteFunc(silent, func(service string, _ bool) bool { return asked[service] == 1 })
+	return silent
 }
 
 // judge says what a server's answers mean. allSilent is whether no other server of the service has one, either.

@@ -144,3 +144,19 @@ server = [{ address = "127.0.0.7" }]
 		t.Errorf("a larger request for %.20s", long.Path)
 	}
 }
+
+func TestSilentServices(t *testing.T) {
+	lost := errors.New("lost")
+	var all []*client
+	for _, c := range []struct {
+		service string
+		err     error
+	}{{"silent", lost}, {"one", lost}, {"silent", lost}, {"late", lost}, {"late", nil}, {"late", lost}, {"well", nil}, {"well", lost}} {
+		all = append(all, &client{service: c.service, errThrough: c.err})
+	}
+	for service, want := range map[string]bool{"silent": true, "one": false, "late": false, "well": false} {
+		if got := silentServices(all)[service]; got != want {
+			t.Errorf("%s: %v", service, got)
+		}
+	}
+}

@@ -26,7 +26,7 @@ const returnTries = 3
 
 // Returns tells, of ways that [Prober.Probe] had an answer by, whether the servers' replies to clients come back to this host: each
 // is knocked at in the name of Somebody, a client that there is not, and what comes back here within wait is seen. Nothing
-// tells whether replies that do not come here arrive elsewhere. Ways without a path are left out.
+// tells whether replies that do not come here arrive elsewhere. Ways without a path are left out, and those to this host itself.
 func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (map[Way]Return, error) {
 	tap, err := host.OpenTap(unix.SOCK_DGRAM, tcpOf(destination, Somebody(false), Somebody(true)))
 	if err != nil {
@@ -40,7 +40,7 @@ func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (m
 		}
 	}()
 	for _, w := range ways {
-		if p.paths[w].err == nil {
+		if at := p.paths[w]; at.err == nil && !at.own {
 			knocks[uint16(p.ports.take())] = w
 			returns[w] = Return{}
 		}

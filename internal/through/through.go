@@ -175,7 +175,7 @@ func restore(former host.Former) error {
 func (p *Prober) letAnswersIn() error {
 	replies := make(map[string][]nft.Reply)
 	for w, at := range p.paths {
-		if at.err == nil && at.local && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
+		if at.err == nil && at.local && !at.own && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
 			replies[at.link] = append(replies[at.link], nft.Reply{From: w.VIP, To: at.source})
 		}
 	}

@@ -53,6 +53,7 @@ type path struct {
 	source netip.Addr  // what servers answer to
 	link   string      // where their answers come in
 	local  bool        // this host has the virtual address
+	own    bool        // this host is the server
 	hops   int         // how far packets may go, 0 is as usual
 	err    error       // why there can be no probe
 }
@@ -66,19 +67,25 @@ func survey(w Way, virtual map[netip.Addr]bool, local map[netip.Addr]bool) path 
 		return p
 	}
 	p.link = towards
+	if p.own = towards == "lo"; p.own && w.Server.Addr().Is4() == w.VIP.Addr().Is4() {
+		p.source = w.Server.Addr()
+		return p
+	}
+	near := w.Server.Addr()
 	if w.Method == ipvsctl.NAT && p.local {
 		// From the outside, so that the way back is the one that clients need: the server has to send its replies here.
 		if p.link, err = outside(w.VIP.Addr()); err != nil {
 			p.err = err
 			return p
 		}
+		near = w.VIP.Addr()
 	}
 	if w.Method.KeepsPort() && !gateway.IsValid() {
 		// As far as the server, and no further: one without the virtual address that forwards would hand the probe on to who
 		// has it, and somebody else's answer would be taken for this one's.
 		p.hops = 2
 	}
-	if p.source, p.err = sourceOn(p.link, w.VIP.Addr(), virtual); p.err != nil {
+	if p.source, p.err = sourceOn(p.link, w.VIP.Addr(), near, virtual); p.err != nil {
 		return p
 	}
 	if p.local && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
@@ -100,19 +107,26 @@ func outside(vip netip.Addr) (string, error) {
 	return name, err
 }
 
-// sourceOn is this host's own address on an interface, of the family of vip.
-func sourceOn(ifname string, vip netip.Addr, virtual map[netip.Addr]bool) (netip.Addr, error) {
-	link, exists, err := host.Look(ifname)
+// sourceOn is this host's own address on an interface, of the family of vip: the one in the network of near, or else the first.
+func sourceOn(ifname string, vip, near netip.Addr, virtual map[netip.Addr]bool) (netip.Addr, error) {
+	link, _, err := host.Look(ifname)
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	var own []host.Address
 	for _, a := range link.Addrs {
 		addr := a.Addr()
-		if exists && a.Usable && addr.Is4() == vip.Is4() && addr.IsLinkLocalUnicast() == vip.IsLinkLocalUnicast() && !virtual[addr] {
-			return addr, nil
+		if a.Usable && addr.Is4() == vip.Is4() && addr.IsLinkLocalUnicast() == vip.IsLinkLocalUnicast() && !virtual[addr] {
+			own = append(own, a)
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("%s has no address of its own to ask for %v from", ifname, vip)
+	if len(own) == 0 {
+		return netip.Addr{}, fmt.Errorf("%s has no address of its own to ask for %v from", ifname, vip)
+	}
+	if i := slices.IndexFunc(own, func(a host.Address) bool { return a.Masked().Contains(near) }); i >= 0 {
+		return own[i].Addr(), nil
+	}
+	return own[0].Addr(), nil
 }
 
 // reversePath is why an answer from a virtual address of this host would be dropped although local sources are accepted: the
