@@ -44,6 +44,7 @@ var realServers = []realServer{
 // TestLabRealserver takes a fresh host through its life as a real server: it does not serve, is applied and does, loses all at a
 // reboot and gets it back from the unit, and is after undo what it was before, to the last setting.
 func TestLabRealserver(t *testing.T) {
+	t.Parallel()
 	for _, r := range realServers {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
@@ -78,6 +79,7 @@ func TestLabRealserver(t *testing.T) {
 
 // TestLabRealserverNAT is the same for the way back by the director: all of it, or that of the service alone.
 func TestLabRealserverNAT(t *testing.T) {
+	t.Parallel()
 	for _, args := range []string{
 		"--mode nat --gateway 10.0.0.1",
 		"--mode nat --gateway fd00:10::1",
