@@ -164,7 +164,10 @@ func (c *client) ask(ctx context.Context, prober *through.Prober) {
 	defer cancel()
 	c.segment, _ = prober.Segment(limited, c.way) // it answered just now
 	if c.check.Type != checker.KindTCP {
-		c.askedLarger, c.errLarge = true, byVIP(larger(c.check))
+		c.errLarge = byVIP(larger(c.check))
+		if c.askedLarger = !errors.Is(c.errLarge, through.ErrCannot); !c.askedLarger {
+			c.errLarge = nil
+		}
 	}
 }
 
@@ -295,6 +298,9 @@ func (c *client) command() string {
 		}
 		if w.Tunnel.Port != 0 {
 			text += fmt.Sprintf(" --tunnel-port %d", w.Tunnel.Port)
+		}
+		if w.Tunnel.Type == ipvsctl.GRE && w.Tunnel.Checksum != ipvsctl.NoChecksum {
+			text += " --tunnel-checksum"
 		}
 		return text
 	}

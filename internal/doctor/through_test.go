@@ -41,6 +41,9 @@ func TestJudgeClient(t *testing.T) {
 		{"gue", ipvsctl.TUN, func(c *client) {
 			c.errThrough, c.way.Tunnel = lost, ipvsctl.Tunnel{Type: ipvsctl.GUE, Port: 6080}
 		}, false, finding.Fault, "answers directly", "poise realserver apply --mode tun --address 192.0.2.21 --vip 192.0.2.10 --tunnel gue --tunnel-port 6080: on 192.0.2.21"},
+		{"gre", ipvsctl.TUN, func(c *client) {
+			c.errThrough, c.way.Tunnel = lost, ipvsctl.Tunnel{Type: ipvsctl.GRE, Checksum: ipvsctl.FullChecksum}
+		}, false, finding.Fault, "answers directly", "--vip 192.0.2.10 --tunnel gre --tunnel-checksum: on 192.0.2.21"},
 		{"full NAT", ipvsctl.NAT, func(c *client) { c.errThrough, c.fullNAT = lost, true }, false, finding.Fault, "answers directly", "poise status: whether net.ipv4.vs.conntrack is 1"},
 		{"nobody answers", ipvsctl.DR, func(c *client) { c.errThrough = lost }, true, finding.Fault, "answers directly", "first the packet filter of this host, which must let answers from 192.0.2.10:80 in"},
 		{"dead", ipvsctl.DR, func(c *client) { c.errThrough, c.errDirect = lost, errors.New("connection refused") }, false, finding.Fault, "answers neither for it: no answer within 1s; nor directly: connection refused", "ss -ltn"},
