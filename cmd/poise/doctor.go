@@ -37,7 +37,7 @@ or probed by asking. What is wrong comes with a remedy.
 
 ` + findingsHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM) // so that what it changes is undone
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // so that what it changes is undone
 			defer stop()
 			cfg, err := config.Load(configFile(args), nil)
 			if err != nil {

@@ -143,7 +143,7 @@ func TestLabDoctorServers(t *testing.T) {
 		},
 		{
 			"the gateway is past the director", b.nat, "ip route replace default via 10.0.0.253",
-			"replies of 10.0.0.21 for 192.0.2.10:80 to clients come back here", "they do not",
+			"replies of 10.0.0.21 for 192.0.2.10:80 to clients come back here", "one to 203.0.113.113 did not",
 			"poise realserver apply --mode nat --gateway 10.0.0.1: on 10.0.0.21", "poise realserver apply --mode nat --gateway 10.0.0.1 --runtime-dir " + t.TempDir(), false,
 		},
 		{

@@ -113,8 +113,11 @@ func (h *heard) take(c vrrp.Config, filter *vrrp.Filter, tap *vrrp.Tap, conn *vr
 	}
 }
 
-// note takes down one packet.
+// note takes down one packet. Those of the other family are another router's, whatever their VRID.
 func (h *heard) note(c vrrp.Config, filter *vrrp.Filter, p vrrp.Packet, own bool) {
+	if p.Dst.Is6() != c.IPv6() {
+		return
+	}
 	if own {
 		if a, _, err := vrrp.Decode(p.Payload, p.Src, p.Dst); err == nil && a.VRID == c.VRID {
 			h.adverts = append(h.adverts, said{priority: a.Priority})

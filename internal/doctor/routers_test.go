@@ -82,3 +82,22 @@ func TestJudgeHeard(t *testing.T) {
 		}
 	}
 }
+
+// TestFamilies: two routers of one VRID, one of each family, are nothing to each other.
+func TestFamilies(t *testing.T) {
+	c := vrrp.Config{Name: "six", VRID: 51, Version: 3, Interval: 1e9, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::10")}}
+	from, to := netip.MustParseAddr("192.0.2.1"), vrrp.GroupIPv4
+	four := vrrp.Config{VRID: 51, Version: 3, Interval: 1e9, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}
+	p := vrrp.Packet{Src: from, Dst: to, TTL: 255, Payload: four.Advert(100).Append(nil, from, to, vrrp.PseudoHeader)}
+	for _, own := range []bool{true, false} {
+		h := heard{strange: make(map[netip.Addr]refusal)}
+		h.note(c, vrrp.NewFilter(c), p, own)
+		if len(h.adverts)+len(h.strange) > 0 {
+			t.Errorf("own %v: %+v", own, h)
+		}
+		h.note(four, vrrp.NewFilter(four), p, own)
+		if len(h.adverts) != 1 {
+			t.Errorf("own %v, its own family: %+v", own, h)
+		}
+	}
+}

@@ -17,7 +17,7 @@ import (
 // askedAtOnce bounds the questions under way.
 const askedAtOnce = 64
 
-// servers asks every server as poise run does: at its own address.
+// servers asks every server as poise run does: at its own address. Of a sorry server, which has no checks, it wants a connection.
 func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error) {
 	type question struct {
 		what  string
@@ -25,11 +25,12 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 	}
 	var questions []question
 	for _, s := range cfg.Services {
-		for _, server := range s.All() {
+		for i, server := range s.All() {
 			at, check := netip.AddrPortFrom(server.Address, portOf(s, server)), connection
 			switch {
-			case s.Check != nil:
+			case s.Check != nil && i < len(s.Servers):
 				check = *s.Check
+				check.Timeout = min(check.Timeout, patience)
 				at = netip.AddrPortFrom(server.Address, cmp.Or(check.Port, at.Port()))
 			case s.Protocol != ipvsctl.TCP || at.Port() == 0:
 				continue // nobody knows what to ask
@@ -50,8 +51,14 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 		}
 		findings[i] = f
 	})
-	return findings, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err // what was not asked to the end says nothing
+	}
+	return findings, nil
 }
+
+// patience is how long an answer may take here, whatever the check allows.
+const patience = 5 * time.Second
 
 // connection is the question to servers of services without checks.
 var connection = checker.Config{Type: checker.KindTCP, Timeout: time.Second}

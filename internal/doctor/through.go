@@ -76,7 +76,10 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 			findings = append(findings, c.judgeReturn(r, local[c.way.VIP.Addr()])...)
 		}
 	}
-	return findings, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return findings, nil
 }
 
 // client asks one server as a client of its service does.
@@ -101,7 +104,7 @@ func clientsOf(cfg *config.Config) (clients []*client, _ error) {
 		if s.Protocol != ipvsctl.TCP {
 			continue
 		}
-		for _, server := range s.All() {
+		for i, server := range s.All() {
 			for _, listen := range s.Listen {
 				destination := s.Destination(server, 1)
 				port := cmp.Or(server.Port, listen.First)
@@ -126,8 +129,9 @@ func clientsOf(cfg *config.Config) (clients []*client, _ error) {
 				if c.way.Method == ipvsctl.TUN {
 					c.room = roomTo(server.Address, c.way.Tunnel)
 				}
-				if s.Check != nil && s.Check.Port == 0 { // else it is not the service that is checked
+				if s.Check != nil && s.Check.Port == 0 && i < len(s.Servers) { // else it is not this service that is checked
 					c.check = *s.Check
+					c.check.Timeout = min(c.check.Timeout, patience)
 					c.check.Host = cmp.Or(c.check.Host, c.way.Server.String())
 				}
 				if _, err := checker.NewProbe(c.way.Server, c.check); err != nil {
@@ -165,10 +169,17 @@ func (c *client) ask(ctx context.Context, prober *through.Prober) {
 	c.segment, _ = prober.Segment(limited, c.way) // it answered just now
 	if c.check.Type != checker.KindTCP {
 		c.errLarge = byVIP(larger(c.check))
-		if c.askedLarger = !errors.Is(c.errLarge, through.ErrCannot); !c.askedLarger {
+		c.askedLarger = !cannot(c.errLarge)
+		// Somebody who has too long an address refuses it, or hangs up: it has arrived.
+		if c.errLarge != nil && (!c.askedLarger || !strings.HasPrefix(c.errLarge.Error(), "no answer within")) {
 			c.errLarge = nil
 		}
 	}
+}
+
+// cannot tells whether an error is of this host, and says nothing about the server.
+func cannot(err error) bool {
+	return errors.Is(err, through.ErrCannot) || errors.Is(err, checker.ErrSelf)
 }
 
 func (c *client) request(ctx context.Context, dial checker.Dial, addr netip.AddrPort, check checker.Config) error {
@@ -230,7 +241,7 @@ func (c *client) judge(allSilent bool) finding.Finding {
 		Severity: finding.Fault, Want: "the answer of " + c.way.Server.String(), Page: c.page(),
 	}
 	switch {
-	case errors.Is(c.errThrough, through.ErrCannot):
+	case cannot(c.errThrough):
 		f.Severity, f.Seen, f.Want, f.Page = finding.Warning, c.errThrough.Error(), "a way to ask", "docs/operations.md#through-the-virtual-address"
 		f.Remedy = "mend what it says, on this host"
 	case c.errThrough == nil && c.errDirect == nil && c.errLarge == nil && c.room > 0 && c.segment > c.room:
@@ -340,7 +351,7 @@ func (c *client) judgeReturn(r through.Return, local bool) []finding.Finding {
 	case c.way.Method == ipvsctl.NAT:
 		f.What, f.Seen = fmt.Sprintf("replies of %v for %v to clients come back here", server, c.way.VIP), "by "+r.Link
 		if !r.Here {
-			f.Severity, f.Seen, f.Want = finding.Fault, "they do not: clients get them from an address they never asked, if at all", "by this host"
+			f.Severity, f.Seen, f.Want = finding.Fault, fmt.Sprintf("one to %v did not: clients get them from an address they never asked, if at all", through.Somebody(server.Is6())), "by this host"
 			f.Remedy = fmt.Sprintf("%s: on %v", c.command(), server)
 		}
 	default:

@@ -28,6 +28,8 @@ func OpenTap(kind int, filter []unix.SockFilter) (Tap, error) {
 		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all}),
 	)
+	// Many may answer at once. Without CAP_NET_ADMIN it stays at what the kernel gives.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
 	if err != nil {
 		return Tap{}, errors.Join(fmt.Errorf("packet socket: %w", err), unix.Close(fd))
 	}

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guardPlace has a chain before the kernel's own look at where a packet comes from, and before fragments are put together.
+// guardPlace has a chain before the kernel's own look at where a packet comes from.
 var guardPlace = &place{
 	family: nftables.TableFamilyINet,
 	name:   "poise_probe",

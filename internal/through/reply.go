@@ -47,8 +47,12 @@ func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (m
 	}
 	for range returnTries {
 		for port, w := range knocks {
-			if err := p.knock(w, port, tcpSYN, 0); err != nil {
-				return nil, err
+			if returns[w].Here {
+				continue
+			}
+			if err := p.knock(w, port, tcpSYN, 0); err != nil { // a packet filter of this host's, for example
+				delete(knocks, port)
+				delete(returns, w)
 			}
 		}
 		until, cancel := context.WithTimeout(ctx, wait/returnTries)
@@ -198,12 +202,12 @@ func tcpHeader(b []byte) []byte {
 // Segment returns how large packets a server takes by a way that [Prober.Probe] had an answer by: as it tells clients, by its MSS
 // (RFC 9293 section 3.7.1). A connection of this host's own does not show it, as the kernel knows about the tunnel. 0 is not known.
 func (p *Prober) Segment(ctx context.Context, w Way) (bytes int, err error) {
-	tap, err := host.OpenTap(unix.SOCK_DGRAM, tcpOf(source, w.VIP.Addr()))
-	if err != nil {
-		return 0, err
-	}
-	defer tap.Close()
 	err = p.Probe(ctx, w, func(ctx context.Context, dial Dial) error {
+		tap, err := host.OpenTap(unix.SOCK_DGRAM, tcpOf(source, w.VIP.Addr()))
+		if err != nil {
+			return err
+		}
+		defer tap.Close()
 		conn, err := dial(ctx, w.VIP)
 		if err != nil {
 			return err

@@ -163,6 +163,9 @@ func (p *Prober) undo(ctx context.Context) error {
 
 // restore puts a setting back. That of an interface which is gone went with it.
 func restore(former host.Former) error {
+	if now, err := (host.Sysctls{}).Read(former.Key); err == nil && now == former.Value {
+		return nil // which also is so where it cannot be set
+	}
 	err := host.Sysctls{}.Write(former.Key, former.Value)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -173,28 +176,35 @@ func restore(former host.Former) error {
 // letAnswersIn has the kernel accept, for the ways that need it, packets with a source of its own: first it is remembered, then the
 // guard is set, then what it guards.
 func (p *Prober) letAnswersIn() error {
-	replies := make(map[string][]nft.Reply)
+	ways := make(map[string][]Way) // by the interface where answers come in
 	for w, at := range p.paths {
 		if at.err == nil && at.local && !at.own && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
-			replies[at.link] = append(replies[at.link], nft.Reply{From: w.VIP, To: at.source})
+			ways[at.link] = append(ways[at.link], w)
 		}
 	}
-	for name := range replies {
+	replies := make(map[nft.Reply]bool)
+	for name := range ways {
 		accepts, err := host.Sysctls{}.InForce(name, "accept_local")
-		if err != nil {
-			return err
+		if err == nil && accepts == 0 {
+			err = host.Sysctls{}.Writable(acceptLocal(name))
 		}
-		if accepts != 0 {
-			delete(replies, name) // somebody wants that already, without a guard
+		for _, w := range ways[name] {
+			at := p.paths[w]
+			at.err = err
+			p.paths[w] = at
+			replies[nft.Reply{From: w.VIP, To: at.source}] = true
+		}
+		if err != nil || accepts != 0 {
+			delete(ways, name) // where it is set, somebody wants that already, without a guard
 		}
 	}
-	if len(replies) == 0 {
+	if len(ways) == 0 {
 		return nil
 	}
-	links := slices.Sorted(maps.Keys(replies))
+	links := slices.Sorted(maps.Keys(ways))
 	var settings []string
 	for _, name := range links {
-		setting := host.SysctlName("net", "ipv4", "conf", name, "accept_local")
+		setting := acceptLocal(name)
 		former, err := host.Sysctls{}.Read(setting)
 		if err != nil {
 			return err
@@ -204,7 +214,7 @@ func (p *Prober) letAnswersIn() error {
 		}
 		settings = append(settings, setting)
 	}
-	if err := nft.SetGuard(links, slices.Concat(slices.Collect(maps.Values(replies))...)); err != nil {
+	if err := nft.SetGuard(links, slices.Collect(maps.Keys(replies))); err != nil {
 		return err
 	}
 	for _, setting := range settings {
@@ -213,6 +223,10 @@ func (p *Prober) letAnswersIn() error {
 		}
 	}
 	return nil
+}
+
+func acceptLocal(ifname string) string {
+	return host.SysctlName("net", "ipv4", "conf", ifname, "accept_local")
 }
 
 // addEntrances adds the hidden services. Without one a marked packet would be balanced like any other.

@@ -71,6 +71,11 @@ func survey(w Way, virtual map[netip.Addr]bool, local map[netip.Addr]bool) path 
 		p.source = w.Server.Addr()
 		return p
 	}
+	if !p.local { // IPVS sees only what has somewhere to go
+		if _, _, p.err = host.RouteTo(w.VIP.Addr(), netip.Addr{}, 0, 0, 0); p.err != nil {
+			return p
+		}
+	}
 	near := w.Server.Addr()
 	if w.Method == ipvsctl.NAT && p.local {
 		// From the outside, so that the way back is the one that clients need: the server has to send its replies here.
