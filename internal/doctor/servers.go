@@ -26,13 +26,9 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 	var questions []question
 	for _, s := range cfg.Services {
 		for i, server := range s.All() {
-			at, check := netip.AddrPortFrom(server.Address, portOf(s, server)), connection
-			switch {
-			case s.Check != nil && i < len(s.Servers):
-				check = *s.Check
-				check.Timeout = min(check.Timeout, patience)
-				at = netip.AddrPortFrom(server.Address, cmp.Or(check.Port, at.Port()))
-			case s.Protocol != ipvsctl.TCP || at.Port() == 0:
+			check, checked := checkOf(s, i)
+			at := netip.AddrPortFrom(server.Address, cmp.Or(check.Port, portOf(s, server)))
+			if !checked && (s.Protocol != ipvsctl.TCP || at.Port() == 0) {
 				continue // nobody knows what to ask
 			}
 			probe, err := checker.NewProbe(at, check)
@@ -60,8 +56,19 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 // patience is how long an answer may take here, whatever the check allows.
 const patience = 5 * time.Second
 
-// connection is the question to servers of services without checks.
+// connection is the question to servers without checks.
 var connection = checker.Config{Type: checker.KindTCP, Timeout: time.Second}
+
+// checkOf is the check of one of a service's servers, by its place in All. Without one, as the sorry one always is, it is a
+// connection.
+func checkOf(s config.Service, i int) (check checker.Config, checked bool) {
+	if s.Check == nil || i >= len(s.Servers) {
+		return connection, false
+	}
+	check = *s.Check
+	check.Timeout = min(check.Timeout, patience)
+	return check, true
+}
 
 // portOf is where a server serves, the first of several; 0 where that is not known.
 func portOf(s config.Service, server config.Server) uint16 {

@@ -22,10 +22,7 @@ import (
 // where its replies to clients go. It changes this host while it does, and undoes that; what to undo after an end without
 // warning is remembered in dir, for the next one.
 func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.Finding, err error) {
-	clients, err := clientsOf(cfg)
-	if err != nil {
-		return nil, err
-	}
+	clients := clientsOf(cfg)
 	virtual := addressesOf(cfg)
 	var addrs []netip.Addr
 	for _, c := range clients {
@@ -99,7 +96,7 @@ type client struct {
 
 // clientsOf are all questions: a server of a service at each address that the service listens on, the first port where there are
 // several. Of what poise knows neither address nor port, or how to ask, nobody is asked.
-func clientsOf(cfg *config.Config) (clients []*client, _ error) {
+func clientsOf(cfg *config.Config) (clients []*client) {
 	for _, s := range cfg.Services {
 		if s.Protocol != ipvsctl.TCP {
 			continue
@@ -123,25 +120,21 @@ func clientsOf(cfg *config.Config) (clients []*client, _ error) {
 					fullNAT: server.Forward == config.FullNAT,
 					check:   connection,
 				}
+				if check, checked := checkOf(s, i); checked && check.Port == 0 { // else it is not this service that is checked
+					c.check = check
+					c.check.Host = cmp.Or(check.Host, c.way.Server.String())
+				}
 				if c.way.Method == ipvsctl.NAT {
 					c.gateway = gatewayOf(cfg, server.Address)
 				}
 				if c.way.Method == ipvsctl.TUN {
 					c.room = roomTo(server.Address, c.way.Tunnel)
 				}
-				if s.Check != nil && s.Check.Port == 0 && i < len(s.Servers) { // else it is not this service that is checked
-					c.check = *s.Check
-					c.check.Timeout = min(c.check.Timeout, patience)
-					c.check.Host = cmp.Or(c.check.Host, c.way.Server.String())
-				}
-				if _, err := checker.NewProbe(c.way.Server, c.check); err != nil {
-					return nil, fmt.Errorf("service %q: server %v: %w", s.Name, server.Addr(), err)
-				}
 				clients = append(clients, c)
 			}
 		}
 	}
-	return clients, nil
+	return clients
 }
 
 // tries is how often a request is made before it counts as failed: frames get lost, and the first that is too large for the path
@@ -192,15 +185,21 @@ func (c *client) request(ctx context.Context, dial checker.Dial, addr netip.Addr
 
 // roomTo is how large a packet may be to fit into the tunnel to a server, 0 where that is not known.
 func roomTo(server netip.Addr, tunnel ipvsctl.Tunnel) int {
-	_, name, err := host.RouteTo(server, netip.Addr{}, 0, 0, 0)
-	if err != nil {
-		return 0
-	}
-	link, exists, err := host.Look(name)
-	if err != nil || !exists {
+	link, ok := linkTo(server)
+	if !ok {
 		return 0
 	}
 	return link.MTU - host.TunnelHeaders(tunnel.Type.String(), tunnel.Checksum != ipvsctl.NoChecksum, server.Is6())
+}
+
+// linkTo is the interface by which a server is reached.
+func linkTo(server netip.Addr) (link host.Interface, ok bool) {
+	_, name, err := host.RouteTo(server, netip.Addr{}, 0, 0, 0)
+	if err != nil {
+		return link, false
+	}
+	link, exists, err := host.Look(name)
+	return link, err == nil && exists
 }
 
 func try(ask func() error) (err error) {
@@ -321,13 +320,9 @@ func (c *client) command() string {
 // gatewayOf is the address by which a server knows its way back: in its network one of a router, which goes with the role, or else
 // this host's own.
 func gatewayOf(cfg *config.Config, server netip.Addr) string {
-	_, name, err := host.RouteTo(server, netip.Addr{}, 0, 0, 0)
-	if err != nil {
-		return "DIRECTOR"
-	}
-	link, _, err := host.Look(name)
+	link, ok := linkTo(server)
 	at := slices.IndexFunc(link.Addrs, func(a host.Address) bool { return a.Masked().Contains(server) })
-	if err != nil || at < 0 {
+	if !ok || at < 0 {
 		return "DIRECTOR"
 	}
 	for _, r := range cfg.Routers {

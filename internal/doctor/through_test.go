@@ -125,12 +125,8 @@ server = [{ address = "127.0.0.7" }]
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients, err := clientsOf(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got []string
-	for _, c := range clients {
+	for _, c := range clientsOf(cfg) {
 		got = append(got, fmt.Sprintf("%s %v %v %v %s %s", c.service, c.way.VIP, c.way.Server, c.way.Method, c.check.Type, c.check.Host))
 	}
 	want := []string{

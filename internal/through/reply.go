@@ -36,7 +36,7 @@ func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (m
 	returns, knocks := make(map[Way]Return), make(map[uint16]Way)
 	defer func() {
 		for port, w := range knocks { // so that no server waits for what is not to come
-			errors.Join(p.knock(w, port, tcpRST, 1)) // a courtesy
+			_ = p.knock(w, port, tcpRST, 1) // a courtesy
 		}
 	}()
 	for _, w := range ways {
