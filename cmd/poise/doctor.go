@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"os/signal"
@@ -12,7 +13,6 @@ import (
 
 	"poise/config"
 	"poise/internal/doctor"
-	"poise/internal/finding"
 	"poise/internal/status"
 )
 
@@ -44,10 +44,9 @@ or probed by asking. What is wrong comes with a remedy.
 				return exitError{err, unexamined}
 			}
 			findings, err := doctor.Examine(ctx, cfg, balancerOf(ctx, dir))
-			if servers && err == nil {
-				var more []finding.Finding
-				more, err = doctor.Servers(ctx, cfg, dir)
-				findings = append(findings, more...)
+			if servers && ctx.Err() == nil {
+				more, errServers := doctor.Servers(ctx, cfg, dir)
+				findings, err = append(findings, more...), errors.Join(err, errServers)
 			}
 			return printFindings(cmd.OutOrStdout(), findings, asJSON, err)
 		},

@@ -19,7 +19,6 @@ import (
 
 	"poise/config"
 	"poise/internal/finding"
-	"poise/internal/host"
 )
 
 // neighboursTime is how long neighbours have to answer who has an address.
@@ -29,20 +28,15 @@ const neighboursTime = time.Second
 // where there is none.
 func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.Finding, error) {
 	findings := permissions(cfg)
+	var errKernel error
 	if len(cfg.Services) > 0 {
-		findings = append(findings, features(ctx, cfg)...)
-		settings, err := settings(cfg)
-		if err != nil {
-			return findings, err
-		}
-		finding.Refer(settings, "docs/operations.md#sysctls")
-		findings = append(findings, settings...)
-		findings = append(findings, tracking(host.Sysctls{})...)
-		findings = append(findings, descriptors(cfg, balancer)...)
+		var found []finding.Finding
+		found, errKernel = kernel(ctx, cfg, balancer)
+		findings = append(findings, found...)
 	}
 	where, err := interfacesOf(cfg)
 	if err != nil {
-		return findings, err
+		return findings, errors.Join(errKernel, err)
 	}
 	around, err := together(
 		func() ([]finding.Finding, error) { return links(cfg, where) },
@@ -52,7 +46,7 @@ func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.F
 	)
 	findings = append(findings, around...)
 	finding.Refer(findings, "docs/operations.md#examining-a-director")
-	return findings, err
+	return findings, errors.Join(errKernel, err)
 }
 
 // together looks at several things at once, as most of them wait for others to speak. What is found stays in order.

@@ -40,13 +40,23 @@ func permissions(cfg *config.Config) []finding.Finding {
 	return []finding.Finding{change, raw}
 }
 
+// kernel looks at what the kernel has, is told, and holds for balancing.
+func kernel(ctx context.Context, cfg *config.Config, balancer int) ([]finding.Finding, error) {
+	findings := features(ctx, cfg)
+	settings, err := settings(cfg)
+	finding.Refer(settings, "docs/operations.md#sysctls")
+	findings = append(findings, settings...)
+	findings = append(findings, tracking(host.Sysctls{})...)
+	return append(findings, descriptors(cfg, balancer)...), err
+}
+
 // features are what the configuration needs of the kernel's IPVS and nftables.
 func features(ctx context.Context, cfg *config.Config) []finding.Finding {
 	findings := []finding.Finding{table(ctx)}
 	if findings[0].Severity != finding.OK {
 		return findings // the rest is part of it
 	}
-	var kernel ipvsctl.Modules
+	var modules ipvsctl.Modules
 	seen := make(map[string]bool)
 	need := func(what string, err error) {
 		if seen[what] {
@@ -61,9 +71,9 @@ func features(ctx context.Context, cfg *config.Config) []finding.Finding {
 	}
 	marks := cfg.UsesFullNAT()
 	for _, s := range cfg.Services {
-		need("scheduler "+string(s.Scheduler), kernel.Scheduler(string(s.Scheduler)))
+		need("scheduler "+string(s.Scheduler), modules.Scheduler(string(s.Scheduler)))
 		if s.PersistenceEngine != "" {
-			need("persistence engine "+s.PersistenceEngine, kernel.Engine(s.PersistenceEngine))
+			need("persistence engine "+s.PersistenceEngine, modules.Engine(s.PersistenceEngine))
 		}
 		marks = marks || s.Marked()
 	}

@@ -20,8 +20,9 @@ const askedAtOnce = 64
 // servers asks every server as poise run does: at its own address. Of a sorry server, which has no checks, it wants a connection.
 func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error) {
 	type question struct {
-		what  string
-		probe checker.Probe
+		what   string
+		probe  checker.Probe
+		wanted bool // by poise run, or by clients of the service
 	}
 	var questions []question
 	for _, s := range cfg.Services {
@@ -35,7 +36,7 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 			if err != nil {
 				return nil, fmt.Errorf("service %q: server %v: %w", s.Name, at, err)
 			}
-			questions = append(questions, question{fmt.Sprintf("server %v of %q answers", at, s.Name), probe})
+			questions = append(questions, question{fmt.Sprintf("server %v of %q answers", at, s.Name), probe, checked || !s.Destination(server, 1).Method.KeepsPort()})
 		}
 	}
 	findings := make([]finding.Finding, len(questions))
@@ -44,6 +45,9 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 		if err := questions[i].probe(ctx); err != nil {
 			f.Severity, f.Seen, f.Want, f.Page = finding.Fault, err.Error(), "an answer as check wants it", "docs/config.md#servicecheck"
 			f.Remedy = "on the server, ss -ltn: whether something listens there; and its packet filter, nft list ruleset"
+			if !questions[i].wanted {
+				f.Severity, f.Want = finding.Warning, "an answer; or it serves the virtual address alone, and poise doctor --servers has one"
+			}
 		}
 		findings[i] = f
 	})

@@ -68,9 +68,10 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 	var findings []finding.Finding
 	silent := silentServices(clients)
 	for _, c := range clients {
-		findings = append(findings, c.judge(silent[c.service]))
+		master := local[c.way.VIP.Addr()]
+		findings = append(findings, c.judge(silent[c.service], master))
 		if r, seen := returns[c.way]; seen {
-			findings = append(findings, c.judgeReturn(r, local[c.way.VIP.Addr()])...)
+			findings = append(findings, c.judgeReturn(r, master)...)
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -81,17 +82,18 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 
 // client asks one server as a client of its service does.
 type client struct {
-	service     string
-	way         through.Way
-	fullNAT     bool
-	gateway     string // of the server, with NAT
-	room        int    // what fits into the tunnel
-	check       checker.Config
-	errDirect   error // of a request to the server's own address
-	errThrough  error // of one through the virtual address
-	errLarge    error // of one that does not fit into a packet
-	askedLarger bool
-	segment     int // the largest packet to the virtual address that the server takes
+	service       string
+	way           through.Way
+	fullNAT       bool
+	gateway       string // of the server, with NAT
+	room          int    // what fits into the tunnel
+	check         checker.Config
+	askedDirectly bool  // something but this command asks the server at its own address
+	errDirect     error // of a request to the server's own address
+	errThrough    error // of one through the virtual address
+	errLarge      error // of one that does not fit into a packet
+	askedLarger   bool
+	segment       int // the largest packet to the virtual address that the server takes
 }
 
 // clientsOf are all questions: a server of a service at each address that the service listens on, the first port where there are
@@ -102,8 +104,15 @@ func clientsOf(cfg *config.Config) (clients []*client) {
 			continue
 		}
 		for i, server := range s.All() {
+			destination := s.Destination(server, 1)
+			gateway, room := "", 0
+			switch destination.Method {
+			case ipvsctl.NAT:
+				gateway = gatewayOf(cfg, server.Address)
+			case ipvsctl.TUN:
+				room = roomTo(server.Address, destination.Tunnel)
+			}
 			for _, listen := range s.Listen {
-				destination := s.Destination(server, 1)
 				port := cmp.Or(server.Port, listen.First)
 				if destination.Method.KeepsPort() {
 					port = listen.First
@@ -118,17 +127,15 @@ func clientsOf(cfg *config.Config) (clients []*client) {
 						Method: destination.Method, Tunnel: destination.Tunnel,
 					},
 					fullNAT: server.Forward == config.FullNAT,
+					gateway: gateway,
+					room:    room,
 					check:   connection,
 				}
-				if check, checked := checkOf(s, i); checked && check.Port == 0 { // else it is not this service that is checked
+				check, checked := checkOf(s, i)
+				c.askedDirectly = checked || !c.way.Method.KeepsPort()
+				if checked && check.Port == 0 { // else it is not this service that is checked
 					c.check = check
 					c.check.Host = cmp.Or(check.Host, c.way.Server.String())
-				}
-				if c.way.Method == ipvsctl.NAT {
-					c.gateway = gatewayOf(cfg, server.Address)
-				}
-				if c.way.Method == ipvsctl.TUN {
-					c.room = roomTo(server.Address, c.way.Tunnel)
 				}
 				clients = append(clients, c)
 			}
@@ -222,31 +229,32 @@ func larger(c checker.Config) checker.Config {
 	return c
 }
 
-// silentServices are those that have several servers of which none answers.
+// silentServices are those of which no server answers.
 func silentServices(all []*client) map[string]bool {
-	asked, silent := make(map[string]int), make(map[string]bool)
+	silent := make(map[string]bool)
 	for _, c := range all {
-		asked[c.service]++
-		silent[c.service] = c.errThrough != nil && (silent[c.service] || asked[c.service] == 1)
+		before, seen := silent[c.service]
+		silent[c.service] = c.errThrough != nil && (before || !seen)
 	}
-	maps.DeleteFunc(silent, func(service string, _ bool) bool { return asked[service] == 1 })
 	return silent
 }
 
-// judge says what a server's answers mean. allSilent is whether no other server of the service has one, either.
-func (c *client) judge(allSilent bool) finding.Finding {
+// judge says what a server's answers mean. allSilent is whether no server of the service has one, master whether this host has
+// the virtual address.
+func (c *client) judge(allSilent, master bool) finding.Finding {
 	f := finding.Finding{
 		How: finding.Probed, What: fmt.Sprintf("server %v of %q answers for %v", c.way.Server.Addr(), c.service, c.way.VIP),
 		Severity: finding.Fault, Want: "the answer of " + c.way.Server.String(), Page: c.page(),
 	}
+	answersDirectly := c.errDirect == nil || !c.askedDirectly // as far as it has to
 	switch {
 	case cannot(c.errThrough):
 		f.Severity, f.Seen, f.Want, f.Page = finding.Warning, c.errThrough.Error(), "a way to ask", "docs/operations.md#through-the-virtual-address"
 		f.Remedy = "mend what it says, on this host"
-	case c.errThrough == nil && c.errDirect == nil && c.errLarge == nil && c.room > 0 && c.segment > c.room:
+	case c.errThrough == nil && answersDirectly && c.errLarge == nil && c.room > 0 && c.segment > c.room:
 		f.Severity, f.Seen = finding.Warning, fmt.Sprintf("takes packets of %d bytes, of which %d fit into the tunnel", c.segment, c.room)
 		f.Want, f.Remedy = "no larger ones: else it depends on ICMP that this host sends to clients", fmt.Sprintf("%s: on %v, which then says so to clients", c.command(), c.way.Server.Addr())
-	case c.errThrough == nil && c.errDirect == nil && c.errLarge == nil:
+	case c.errThrough == nil && answersDirectly && c.errLarge == nil:
 		return finding.Finding{How: f.How, What: f.What, Seen: c.seen()}
 	case c.errLarge != nil:
 		f.Seen = fmt.Sprintf("answers, but no request of %d bytes: %v", largeRequest, c.errLarge)
@@ -261,17 +269,28 @@ func (c *client) judge(allSilent bool) finding.Finding {
 		f.Seen = fmt.Sprintf("answers directly, not for the VIP: %v", c.errThrough)
 		f.Remedy = c.remedy()
 		if allSilent {
-			f.Remedy += fmt.Sprintf("; as no server of %q answers, first the packet filter of this host, which must let answers from %v in", c.service, c.way.VIP)
+			from := c.way.VIP
+			if c.way.Method == ipvsctl.NAT {
+				from = c.way.Server
+			}
+			f.Remedy += fmt.Sprintf("; as no server of %q answers, also the packet filter of this host, which must let answers from %v in", c.service, from)
+		}
+		if c.way.Method.KeepsPort() && !master {
+			f.Remedy += "; if it hands requests on to a container, ask from the master, as a backup cannot tell that"
 		}
 	}
 	return f
 }
 
 func (c *client) seen() string {
-	if c.askedLarger {
-		return fmt.Sprintf("also directly, and requests of %d bytes", largeRequest)
+	seen := "also directly"
+	if c.errDirect != nil {
+		seen = "for that alone"
 	}
-	return "also directly"
+	if c.askedLarger {
+		seen += fmt.Sprintf(", and requests of %d bytes", largeRequest)
+	}
+	return seen
 }
 
 // page is the documentation of the way packets go.
@@ -335,13 +354,13 @@ func gatewayOf(cfg *config.Config, server netip.Addr) string {
 	return link.Addrs[at].Addr().String()
 }
 
-// judgeReturn says whether a server's replies to clients go where they have to. local is whether this host has the virtual
+// judgeReturn says whether a server's replies to clients go where they have to. master is whether this host has the virtual
 // address: with NAT they come to the one that has.
-func (c *client) judgeReturn(r through.Return, local bool) []finding.Finding {
+func (c *client) judgeReturn(r through.Return, master bool) []finding.Finding {
 	server := c.way.Server.Addr()
 	f := finding.Finding{How: finding.Probed, Page: c.page()}
 	switch {
-	case c.fullNAT, c.way.Method == ipvsctl.NAT && !local:
+	case c.fullNAT, c.way.Method == ipvsctl.NAT && !master:
 		return nil
 	case c.way.Method == ipvsctl.NAT:
 		f.What, f.Seen = fmt.Sprintf("replies of %v for %v to clients come back here", server, c.way.VIP), "by "+r.Link
@@ -352,7 +371,13 @@ func (c *client) judgeReturn(r through.Return, local bool) []finding.Finding {
 	default:
 		f.What, f.Seen = fmt.Sprintf("replies of %v for %v to clients pass this host by", server, c.way.VIP), "none came here"
 		if r.Here {
-			f.Severity, f.Seen, f.Want = finding.Fault, fmt.Sprintf("one came back by %s, from %v: with the address in it this host drops them as its own", r.Link, r.From), "another way to clients"
+			f.Severity, f.Seen, f.Want = finding.Fault, fmt.Sprintf("one came back by %s, from %v: ", r.Link, r.From), "another way to clients"
+			if r.SentOn {
+				f.Severity = finding.Warning
+				f.Seen += "this host sends them on, as long as it forwards, and carries what direct replies would spare it"
+			} else {
+				f.Seen += "as master this host drops them, as the address in them is its own"
+			}
 			f.Remedy = fmt.Sprintf("ip route replace default via ROUTER: on %v, the router of its network instead of this host", server)
 		}
 	}

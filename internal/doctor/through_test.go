@@ -17,7 +17,7 @@ import (
 // someClient asks 192.0.2.21 by a method.
 func someClient(m ipvsctl.Method) *client {
 	return &client{
-		service: "web", gateway: "10.0.0.1",
+		service: "web", gateway: "10.0.0.1", askedDirectly: true,
 		way: through.Way{VIP: netip.MustParseAddrPort("192.0.2.10:80"), Server: netip.MustParseAddrPort("192.0.2.21:80"), Method: m},
 	}
 }
@@ -45,24 +45,32 @@ func TestJudgeClient(t *testing.T) {
 			c.errThrough, c.way.Tunnel = lost, ipvsctl.Tunnel{Type: ipvsctl.GRE, Checksum: ipvsctl.FullChecksum}
 		}, false, finding.Fault, "answers directly", "--vip 192.0.2.10 --tunnel gre --tunnel-checksum: on 192.0.2.21"},
 		{"full NAT", ipvsctl.NAT, func(c *client) { c.errThrough, c.fullNAT = lost, true }, false, finding.Fault, "answers directly", "poise status: whether net.ipv4.vs.conntrack is 1"},
-		{"nobody answers", ipvsctl.DR, func(c *client) { c.errThrough = lost }, true, finding.Fault, "answers directly", "first the packet filter of this host, which must let answers from 192.0.2.10:80 in"},
+		{"nobody answers", ipvsctl.DR, func(c *client) { c.errThrough = lost }, true, finding.Fault, "answers directly", "also the packet filter of this host, which must let answers from 192.0.2.10:80 in"},
+		{"nobody answers by NAT", ipvsctl.NAT, func(c *client) { c.errThrough = lost }, true, finding.Fault, "answers directly", "also the packet filter of this host, which must let answers from 192.0.2.21:80 in"},
 		{"dead", ipvsctl.DR, func(c *client) { c.errThrough, c.errDirect = lost, errors.New("connection refused") }, false, finding.Fault, "answers neither for it: no answer within 1s; nor directly: connection refused", "ss -ltn"},
-		{"on the VIP alone", ipvsctl.DR, func(c *client) { c.errDirect = lost }, false, finding.Warning, "answers for it, not directly: no answer within 1s", "have it listen on 192.0.2.21:80, too"},
+		{"on the VIP alone", ipvsctl.DR, func(c *client) { c.errDirect, c.askedDirectly = lost, false }, false, finding.OK, "for that alone", ""},
+		{"on the VIP alone, and checked", ipvsctl.DR, func(c *client) { c.errDirect = lost }, false, finding.Warning, "answers for it, not directly: no answer within 1s", "have it listen on 192.0.2.21:80, too"},
 		{"small only", ipvsctl.TUN, func(c *client) { c.askedLarger, c.errLarge = true, lost }, false, finding.Fault, "answers, but no request of 4000 bytes: no answer within 1s", "--mtu N: on 192.0.2.21"},
 		{"by ICMP only", ipvsctl.TUN, func(c *client) { c.askedLarger, c.room, c.segment = true, 1480, 1500 }, false, finding.Warning, "takes packets of 1500 bytes, of which 1480 fit into the tunnel", "poise realserver apply --mode tun"},
 		{"cannot", ipvsctl.DR, func(c *client) { c.errThrough = cannot }, true, finding.Warning, "cannot ask through the virtual address: rp_filter is 1 on eth0", "mend what it says"},
 	} {
 		c := someClient(tt.method)
 		tt.spoil(c)
-		f := c.judge(tt.silent)
+		f := c.judge(tt.silent, true)
 		if f.Severity != tt.want || !strings.HasPrefix(f.Seen, tt.seen) || !strings.Contains(f.Remedy, tt.remedy) || (f.Remedy == "") != (tt.want == finding.OK) {
 			t.Errorf("%s: %+v", tt.name, f)
 		}
+	}
+	c := someClient(ipvsctl.DR)
+	c.errThrough = lost
+	if f := c.judge(false, false); !strings.Contains(f.Remedy, "ask from the master") {
+		t.Errorf("on a backup: %+v", f)
 	}
 }
 
 func TestJudgeReturn(t *testing.T) {
 	here, elsewhere := through.Return{Here: true, Link: "eth1"}, through.Return{}
+	sentOn := through.Return{Here: true, Link: "eth1", SentOn: true}
 	for _, tt := range []struct {
 		name   string
 		method ipvsctl.Method
@@ -77,6 +85,7 @@ func TestJudgeReturn(t *testing.T) {
 		{"full NAT has this host's address", ipvsctl.NAT, true, elsewhere, true, ""},
 		{"dr", ipvsctl.DR, false, elsewhere, true, "ok"},
 		{"dr through the director", ipvsctl.DR, false, here, true, "FAULT"},
+		{"dr through the director, and on", ipvsctl.DR, false, sentOn, true, "warning"},
 		{"tun through the backup", ipvsctl.TUN, false, here, false, "FAULT"},
 	} {
 		c := someClient(tt.method)
@@ -153,7 +162,7 @@ func TestSilentServices(t *testing.T) {
 	}{{"silent", lost}, {"one", lost}, {"silent", lost}, {"late", lost}, {"late", nil}, {"late", lost}, {"well", nil}, {"well", lost}} {
 		all = append(all, &client{service: c.service, errThrough: c.err})
 	}
-	for service, want := range map[string]bool{"silent": true, "one": false, "late": false, "well": false} {
+	for service, want := range map[string]bool{"silent": true, "one": true, "late": false, "well": false} {
 		if got := silentServices(all)[service]; got != want {
 			t.Errorf("%s: %v", service, got)
 		}

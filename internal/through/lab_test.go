@@ -27,6 +27,7 @@ func TestLabThrough(t *testing.T) {
 	}
 	vip := netip.MustParseAddrPort(lab.VIP + ":80")
 	w := Way{VIP: vip, Server: netip.AddrPortFrom(right.Addr, 80), Method: ipvsctl.DR}
+	refused := Way{VIP: vip, Server: netip.MustParseAddrPort("[2001:db8:2::99]:80"), Method: ipvsctl.NAT} // another family
 	dir := t.TempDir()
 	state := func() string {
 		return l.Director.Run("sh", "-c", "ipvsadm -Sn; nft list ruleset; sysctl -a 2>/dev/null | grep accept_local; ls "+dir)
@@ -39,7 +40,7 @@ func TestLabThrough(t *testing.T) {
 	// on runs f with a prober, in the director.
 	on := func(f func(p *Prober) error) error {
 		return l.Director.Do(func() error {
-			p, err := Open(t.Context(), dir, nil, []Way{w})
+			p, err := Open(t.Context(), dir, nil, []Way{w, refused})
 			if err != nil {
 				return err
 			}
@@ -59,6 +60,9 @@ func TestLabThrough(t *testing.T) {
 
 	if err := on(probe); err != nil {
 		t.Errorf("a healthy server: %v", err)
+	}
+	if err := on(func(p *Prober) error { return p.Probe(t.Context(), refused, connect) }); !errors.Is(err, ErrCannot) {
+		t.Errorf("a server that cannot be: %v", err)
 	}
 	for name, spoil := range map[string]func(){
 		"the table was emptied": func() { l.Director.Run("ipvsadm", "-D", "-f", "1343225857") },

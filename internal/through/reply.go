@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,9 +17,10 @@ import (
 
 // Return is what became of a server's reply to a client from afar.
 type Return struct {
-	Here bool   // it came back to this host,
-	Link string // on this interface,
-	From net.HardwareAddr
+	Here   bool   // it came back to this host,
+	Link   string // on this interface,
+	From   net.HardwareAddr
+	SentOn bool // and this host sends it on to the client
 }
 
 // returnTries is how often a client knocks: frames get lost.
@@ -76,7 +78,30 @@ func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (m
 			return nil, err
 		}
 	}
+	for w, r := range returns {
+		if r.Here && w.Method.KeepsPort() {
+			if r.SentOn, err = p.sendsOn(r.Link, w.VIP.Addr()); err != nil {
+				return nil, err
+			}
+			returns[w] = r
+		}
+	}
 	return returns, nil
+}
+
+// sendsOn tells whether this host forwards what comes in on a link with a virtual address as its source, which it may have itself:
+// IPv6 does not look at that.
+func (p *Prober) sendsOn(ifname string, vip netip.Addr) (bool, error) {
+	if vip.Is6() {
+		forwarding, err := host.Sysctls{}.Read("net.ipv6.conf.all.forwarding")
+		return forwarding != "0", err
+	}
+	forwarding, err := host.Sysctls{}.Read("net.ipv4.ip_forward")
+	if err != nil || forwarding == "0" || slices.Contains(p.guarded, ifname) {
+		return false, err
+	}
+	accepts, err := host.Sysctls{}.InForce(ifname, "accept_local")
+	return accepts != 0, err
 }
 
 const (

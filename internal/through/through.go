@@ -2,7 +2,7 @@
 // question goes to one chosen server. So it finds what a question to the server's own address cannot: a virtual address that is
 // missing there, a packet filter, a tunnel that is down, a way back that passes the director by.
 //
-//	Open ──▶ for each server a hidden service by firewall mark, with this one server in it
+//	Open ──▶ for each way a hidden service by firewall mark, with one server in it
 //	dialer ──▶ marked connection to the virtual address ──▶ IPVS in the output hook ──▶ the server
 //	       ◀── its answer, to an address of this host's own
 //	Close ──▶ what it was before
@@ -42,12 +42,13 @@ const (
 // Prober asks through virtual addresses. All its methods act on the network namespace of the calling thread, and those but
 // Close may be called at the same time.
 type Prober struct {
-	lock   *os.File
-	record *host.Record
-	client *ipvsctl.Client
-	table  sync.Mutex // client serves one at a time
-	paths  map[Way]path
-	ports  ports
+	lock    *os.File
+	record  *host.Record
+	client  *ipvsctl.Client
+	table   sync.Mutex // client serves one at a time
+	paths   map[Way]*path
+	ports   ports
+	guarded []string // interfaces that accept local sources for answers alone
 }
 
 // Open makes the ways ready to be asked through. Virtual are the addresses that come and go: nothing is asked from them. What it
@@ -61,7 +62,7 @@ func Open(ctx context.Context, dir string, virtual []netip.Addr, ways []Way) (_ 
 	if err != nil {
 		return nil, err
 	}
-	p := &Prober{paths: make(map[Way]path)}
+	p := &Prober{paths: make(map[Way]*path)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close(ctx))
@@ -71,32 +72,29 @@ func Open(ctx context.Context, dir string, virtual []netip.Addr, ways []Way) (_ 
 		return p, err
 	}
 	comeAndGo := make(map[netip.Addr]bool)
-	var vips []netip.Addr
 	for _, addr := range virtual {
 		comeAndGo[addr] = true
 	}
 	for _, w := range ways {
 		comeAndGo[w.VIP.Addr()] = true
-		vips = append(vips, w.VIP.Addr())
 	}
-	local, err := host.Local(vips)
+	local, err := host.Local(slices.Collect(maps.Keys(comeAndGo)))
 	if err != nil {
 		return p, err
 	}
-	gates := make(map[uint32]*sync.Mutex)
-	for _, w := range ways {
-		found := survey(w, comeAndGo, local)
-		found.mark = given[w.entrance()]
-		if gates[found.mark] == nil {
-			gates[found.mark] = new(sync.Mutex)
+	around := survey{virtual: comeAndGo, local: local, links: make(map[string]host.Interface)}
+	for w, mark := range given {
+		if err := ctx.Err(); err != nil {
+			return p, err
 		}
-		found.gate = gates[found.mark]
-		p.paths[w] = found
+		at := around.path(w)
+		at.mark = mark
+		p.paths[w] = at
 	}
 	if err := p.letAnswersIn(); err != nil {
 		return p, err
 	}
-	return p, p.addEntrances(ctx, given)
+	return p, p.addServices(ctx)
 }
 
 // open takes what is needed, and undoes what a killed one left.
@@ -189,10 +187,8 @@ func (p *Prober) letAnswersIn() error {
 			err = host.Sysctls{}.Writable(acceptLocal(name))
 		}
 		for _, w := range ways[name] {
-			at := p.paths[w]
-			at.err = err
-			p.paths[w] = at
-			replies[nft.Reply{From: w.VIP, To: at.source}] = true
+			p.paths[w].err = err
+			replies[nft.Reply{From: w.VIP, To: p.paths[w].source}] = true
 		}
 		if err != nil || accepts != 0 {
 			delete(ways, name) // where it is set, somebody wants that already, without a guard
@@ -201,9 +197,9 @@ func (p *Prober) letAnswersIn() error {
 	if len(ways) == 0 {
 		return nil
 	}
-	links := slices.Sorted(maps.Keys(ways))
+	p.guarded = slices.Sorted(maps.Keys(ways))
 	var settings []string
-	for _, name := range links {
+	for _, name := range p.guarded {
 		setting := acceptLocal(name)
 		former, err := host.Sysctls{}.Read(setting)
 		if err != nil {
@@ -214,7 +210,7 @@ func (p *Prober) letAnswersIn() error {
 		}
 		settings = append(settings, setting)
 	}
-	if err := nft.SetGuard(links, slices.Collect(maps.Keys(replies))); err != nil {
+	if err := nft.SetGuard(p.guarded, slices.Collect(maps.Keys(replies))); err != nil {
 		return err
 	}
 	for _, setting := range settings {
@@ -229,28 +225,29 @@ func acceptLocal(ifname string) string {
 	return host.SysctlName("net", "ipv4", "conf", ifname, "accept_local")
 }
 
-// addEntrances adds the hidden services. Without one a marked packet would be balanced like any other.
-func (p *Prober) addEntrances(ctx context.Context, given map[entrance]uint32) error {
-	want := make(ipvsctl.Table)
-	for e, mark := range given {
-		key, service := e.service(mark)
-		want[key] = service
-	}
-	ops := ipvsctl.Diff(nil, want)
-	var errs []error
-	for i, err := range p.client.Apply(ctx, ops) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%v: %w", ops[i], err))
+// addServices adds the hidden services. Without one a marked packet would be balanced like any other: one that the kernel
+// refuses ends the way.
+func (p *Prober) addServices(ctx context.Context) error {
+	want, marked := make(ipvsctl.Table), make(map[uint32]*path)
+	for w, at := range p.paths {
+		if at.err == nil {
+			want[w.key(at.mark)], marked[at.mark] = w.service(), at
 		}
 	}
-	return errors.Join(errs...)
+	ops := ipvsctl.Diff(nil, want)
+	for i, err := range p.client.Apply(ctx, ops) {
+		if at := marked[ops[i].Service.Mark]; err != nil && at.err == nil { // the first says why
+			at.err = err
+		}
+	}
+	return ctx.Err()
 }
 
 // ErrCannot is why nothing can be said about a server: the fault is on this host.
 var ErrCannot = errors.New("cannot ask through the virtual address")
 
-// Probe has ask ask once by a way, over one connection to the virtual address that dial opens. Ways to the same server wait for
-// each other. An error that is [ErrCannot] says nothing about the server.
+// Probe has ask ask once by a way, over one connection to the virtual address that dial opens; those by the same way wait for each
+// other. An error that is [ErrCannot] says nothing about the server.
 func (p *Prober) Probe(ctx context.Context, w Way, ask func(ctx context.Context, dial Dial) error) error {
 	at, known := p.paths[w]
 	if !known {
@@ -271,7 +268,7 @@ type Dial = func(context.Context, netip.AddrPort) (*net.TCPConn, error)
 
 // dial opens a connection by a way, and sees that it took it. Without its service, after somebody emptied the table, or with
 // another mark, the packets would be balanced like those of clients: the answer would be anybody's.
-func (p *Prober) dial(ctx context.Context, w Way, at path, addr netip.AddrPort) (*net.TCPConn, error) {
+func (p *Prober) dial(ctx context.Context, w Way, at *path, addr netip.AddrPort) (*net.TCPConn, error) {
 	dialer := net.Dialer{KeepAlive: -1, Control: func(_, _ string, socket syscall.RawConn) error {
 		var err error
 		errControl := socket.Control(func(fd uintptr) { err = p.ready(int(fd), w, at) })
@@ -281,32 +278,37 @@ func (p *Prober) dial(ctx context.Context, w Way, at path, addr netip.AddrPort) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCannot, err)
 	}
-	conn, err := dialer.DialContext(ctx, "tcp", addr.String()) // not DialTCP, which binds the socket
-	if err != nil {
-		return nil, err
-	}
-	after, err := p.active(ctx, w, at)
-	if err == nil && after > before {
+	conn, errDial := dialer.DialContext(ctx, "tcp", addr.String()) // not DialTCP, which binds the socket
+	after, err := p.active(context.WithoutCancel(ctx), w, at)      // the time may be up
+	switch {
+	case err == nil && errDial != nil:
+		return nil, errDial
+	case err == nil && after > before:
 		return conn.(*net.TCPConn), nil
-	}
-	if err == nil {
+	case err == nil:
 		err = errors.New("the connection is not one of its mark's service, but perhaps another server's")
 	}
-	return nil, errors.Join(fmt.Errorf("%w: %w", ErrCannot, err), conn.Close())
+	err = fmt.Errorf("%w: %w", ErrCannot, err)
+	if errDial != nil {
+		return nil, err
+	}
+	return nil, errors.Join(err, conn.Close())
 }
 
 // active is how many open connections a server has by a way: those without an answer count too, for a minute. All other counters of
-// the kernel's are late by up to two seconds (net/netfilter/ipvs/ip_vs_est.c).
-func (p *Prober) active(ctx context.Context, w Way, at path) (n uint32, _ error) {
-	e := w.entrance()
-	key, _ := e.service(at.mark)
+// the kernel's are late by up to two seconds (net/netfilter/ipvs/ip_vs_est.c). A server that is gone is an error.
+func (p *Prober) active(ctx context.Context, w Way, at *path) (n uint32, _ error) {
 	p.table.Lock()
 	defer p.table.Unlock()
+	key, there := w.key(at.mark), false
 	err := p.client.Servers(ctx, key, func(server netip.AddrPort, _ ipvsctl.Destination, counted ipvsctl.DestinationStats) {
-		if server == e.server {
-			n += counted.Active
+		if server == w.destination() {
+			n, there = counted.Active, true
 		}
 	})
+	if err == nil && !there {
+		err = fmt.Errorf("%v was removed from IPVS by somebody", key)
+	}
 	return n, err
 }
 
@@ -317,7 +319,7 @@ const (
 )
 
 // ready has a socket talk by a way.
-func (p *Prober) ready(fd int, w Way, at path) error {
+func (p *Prober) ready(fd int, w Way, at *path) error {
 	level, hops, segment := unix.IPPROTO_IP, unix.IP_TTL, mss4
 	if w.VIP.Addr().Is6() {
 		level, hops, segment = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, mss6

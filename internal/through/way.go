@@ -19,29 +19,22 @@ type Way struct {
 	Tunnel ipvsctl.Tunnel // of TUN
 }
 
-// entrance is what a probe's mark stands for: one destination of a hidden service. Ways that differ in what clients ask only
-// have the same.
-type entrance struct {
-	ipv6   bool
-	server netip.AddrPort
-	method ipvsctl.Method
-	tunnel ipvsctl.Tunnel
-}
-
-func (w Way) entrance() entrance {
-	e := entrance{w.VIP.Addr().Is6(), w.Server, w.Method, w.Tunnel}
+// destination is how the hidden service of a way names the server.
+func (w Way) destination() netip.AddrPort {
 	if w.Method.KeepsPort() {
-		e.server = netip.AddrPortFrom(w.Server.Addr(), 0) // any
+		return netip.AddrPortFrom(w.Server.Addr(), 0) // any
 	}
-	return e
+	return w.Server
 }
 
-// service is the hidden service of an entrance.
-func (e entrance) service(mark uint32) (ipvsctl.ServiceKey, ipvsctl.Service) {
-	return ipvsctl.ByMark(mark, e.ipv6), ipvsctl.Service{
+func (w Way) key(mark uint32) ipvsctl.ServiceKey { return ipvsctl.ByMark(mark, w.VIP.Addr().Is6()) }
+
+// service is the hidden service of a way.
+func (w Way) service() ipvsctl.Service {
+	return ipvsctl.Service{
 		Settings: ipvsctl.Settings{Scheduler: "rr"},
 		Destinations: map[netip.AddrPort]ipvsctl.Destination{
-			e.server: {Method: e.method, Weight: 1, Tunnel: e.tunnel},
+			w.destination(): {Method: w.Method, Weight: 1, Tunnel: w.Tunnel},
 		},
 	}
 }
@@ -49,18 +42,25 @@ func (e entrance) service(mark uint32) (ipvsctl.ServiceKey, ipvsctl.Service) {
 // path is a way as it is from this host: which is found out once, before the first probe.
 type path struct {
 	mark   uint32
-	gate   *sync.Mutex // one probe at a time has this mark
-	source netip.Addr  // what servers answer to
-	link   string      // where their answers come in
-	local  bool        // this host has the virtual address
-	own    bool        // this host is the server
-	hops   int         // how far packets may go, 0 is as usual
-	err    error       // why there can be no probe
+	gate   sync.Mutex // one probe at a time has this mark
+	source netip.Addr // what servers answer to
+	link   string     // where their answers come in
+	local  bool       // this host has the virtual address
+	own    bool       // this host is the server
+	hops   int        // how far packets may go, 0 is as usual
+	err    error      // why there can be no probe
 }
 
-// survey finds the path of a way. virtual are all addresses that come and go: they are nobody's source.
-func survey(w Way, virtual map[netip.Addr]bool, local map[netip.Addr]bool) path {
-	p := path{local: local[w.VIP.Addr()]}
+// survey finds paths.
+type survey struct {
+	virtual map[netip.Addr]bool       // come and go, and so are nobody's source
+	local   map[netip.Addr]bool       // are this host's
+	links   map[string]host.Interface // looked at so far
+}
+
+// path finds that of a way.
+func (s *survey) path(w Way) *path {
+	p := &path{local: s.local[w.VIP.Addr()]}
 	gateway, towards, err := host.RouteTo(w.Server.Addr(), netip.Addr{}, 0, 0, 0)
 	if err != nil {
 		p.err = err
@@ -87,10 +87,14 @@ func survey(w Way, virtual map[netip.Addr]bool, local map[netip.Addr]bool) path 
 	}
 	if w.Method.KeepsPort() && !gateway.IsValid() {
 		// As far as the server, and no further: one without the virtual address that forwards would hand the probe on to who
-		// has it, and somebody else's answer would be taken for this one's.
+		// has it, and somebody else's answer would be taken for this one's. Where that is this host, which does not answer
+		// itself, the server may hand it on once: to a container.
 		p.hops = 2
+		if p.local {
+			p.hops = 3
+		}
 	}
-	if p.source, p.err = sourceOn(p.link, w.VIP.Addr(), near, virtual); p.err != nil {
+	if p.source, p.err = s.sourceOn(p.link, w.VIP.Addr(), near); p.err != nil {
 		return p
 	}
 	if p.local && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
@@ -113,15 +117,18 @@ func outside(vip netip.Addr) (string, error) {
 }
 
 // sourceOn is this host's own address on an interface, of the family of vip: the one in the network of near, or else the first.
-func sourceOn(ifname string, vip, near netip.Addr, virtual map[netip.Addr]bool) (netip.Addr, error) {
-	link, _, err := host.Look(ifname)
-	if err != nil {
-		return netip.Addr{}, err
+func (s *survey) sourceOn(ifname string, vip, near netip.Addr) (_ netip.Addr, err error) {
+	link, seen := s.links[ifname]
+	if !seen {
+		if link, _, err = host.Look(ifname); err != nil {
+			return netip.Addr{}, err
+		}
+		s.links[ifname] = link
 	}
 	var own []host.Address
 	for _, a := range link.Addrs {
 		addr := a.Addr()
-		if a.Usable && addr.Is4() == vip.Is4() && addr.IsLinkLocalUnicast() == vip.IsLinkLocalUnicast() && !virtual[addr] {
+		if a.Usable && addr.Is4() == vip.Is4() && addr.IsLinkLocalUnicast() == vip.IsLinkLocalUnicast() && !s.virtual[addr] {
 			own = append(own, a)
 		}
 	}
@@ -156,19 +163,19 @@ func Somebody(ipv6 bool) netip.Addr {
 	return netip.AddrFrom4([4]byte{203, 0, 113, 113})
 }
 
-// marks gives each way's entrance a firewall mark.
-func marks(ways []Way) (map[entrance]uint32, error) {
-	given := make(map[entrance]uint32)
+// marks gives each way a firewall mark.
+func marks(ways []Way) (map[Way]uint32, error) {
+	given := make(map[Way]uint32)
 	for _, w := range ways {
 		if !w.VIP.IsValid() || !w.Server.IsValid() || w.VIP.Port() == 0 || w.Server.Port() == 0 {
 			return nil, fmt.Errorf("way to %v by %v: an address or port is missing", w.Server, w.VIP)
 		}
-		if _, ok := given[w.entrance()]; !ok {
-			given[w.entrance()] = firstMark + uint32(len(given))
+		if _, ok := given[w]; !ok {
+			given[w] = firstMark + uint32(len(given))
 		}
 	}
 	if len(given) > mostMarks {
-		return nil, errors.New("more servers than there are marks for probes")
+		return nil, errors.New("more ways to servers than there are marks for probes")
 	}
 	return given, nil
 }

@@ -12,29 +12,32 @@ func way(vip, server string, m ipvsctl.Method) Way {
 	return Way{VIP: netip.MustParseAddrPort(vip), Server: netip.MustParseAddrPort(server), Method: m}
 }
 
-// TestMarks: ways have one mark where they have one destination: what clients ask does not matter, but the family does, and with
-// NAT the server's port.
+// TestMarks: each way has one mark and a service that is its own, with its server at the port that the method keeps or chooses.
 func TestMarks(t *testing.T) {
 	dr := way("192.0.2.10:80", "10.0.0.7:80", ipvsctl.DR)
-	other := way("192.0.2.11:443", "10.0.0.7:443", ipvsctl.DR)
 	tun := way("192.0.2.10:80", "10.0.0.7:80", ipvsctl.TUN)
 	gue := tun
 	gue.Tunnel = ipvsctl.Tunnel{Type: ipvsctl.GUE, Port: 6080}
 	tun6 := way("[2001:db8::10]:80", "10.0.0.7:80", ipvsctl.TUN)
-	nat, nat2 := way("192.0.2.10:80", "10.0.0.7:80", ipvsctl.NAT), way("192.0.2.10:81", "10.0.0.7:8081", ipvsctl.NAT)
-	given, err := marks([]Way{dr, other, tun, gue, tun6, nat, nat2})
-	if err != nil || len(given) != 6 || given[dr.entrance()] != given[other.entrance()] {
+	nat := way("192.0.2.10:80", "10.0.0.7:8081", ipvsctl.NAT)
+	servers := map[Way]string{dr: "10.0.0.7:0", tun: "10.0.0.7:0", gue: "10.0.0.7:0", tun6: "10.0.0.7:0", nat: "10.0.0.7:8081"}
+	given, err := marks([]Way{dr, tun, dr, gue, tun6, nat})
+	if err != nil || len(given) != len(servers) {
 		t.Errorf("%v %v", given, err)
 	}
 	seen := make(map[uint32]bool)
-	for e, mark := range given {
+	for w, mark := range given {
 		if seen[mark] || mark < 0x50100001 || mark > 0x501fffff {
-			t.Errorf("%+v has mark %#x", e, mark)
+			t.Errorf("%+v has mark %#x", w, mark)
 		}
 		seen[mark] = true
-		key, service := e.service(mark)
-		if key.Mark != mark || key.IsIPv6() != e.ipv6 || len(service.Destinations) != 1 || service.Destinations[e.server].Weight != 1 {
-			t.Errorf("%+v is %v %+v", e, key, service)
+		key, destinations := w.key(mark), w.service().Destinations
+		if key.Mark != mark || key.IsIPv6() != w.VIP.Addr().Is6() {
+			t.Errorf("%+v is %v", w, key)
+		}
+		want := ipvsctl.Destination{Method: w.Method, Weight: 1, Tunnel: w.Tunnel}
+		if got := destinations[netip.MustParseAddrPort(servers[w])]; got != want || len(destinations) != 1 {
+			t.Errorf("%+v goes to %+v", w, destinations)
 		}
 	}
 	for _, w := range []Way{{}, way("192.0.2.10:0", "10.0.0.7:80", ipvsctl.DR), way("192.0.2.10:80", "10.0.0.7:0", ipvsctl.DR)} {
