@@ -27,13 +27,8 @@ const neighboursTime = time.Second
 // Examine looks at this host as one that has to serve cfg. Balancer is the process that does so now, 0
 // where there is none.
 func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.Finding, error) {
-	findings := permissions(cfg)
-	var errKernel error
-	if len(cfg.Services) > 0 {
-		var found []finding.Finding
-		found, errKernel = kernel(ctx, cfg, balancer)
-		findings = append(findings, found...)
-	}
+	found, errKernel := kernel(ctx, cfg, balancer)
+	findings := append(permissions(cfg), found...)
 	where, err := interfacesOf(cfg)
 	if err != nil {
 		return findings, errors.Join(errKernel, err)

@@ -40,8 +40,11 @@ func permissions(cfg *config.Config) []finding.Finding {
 	return []finding.Finding{change, raw}
 }
 
-// kernel looks at what the kernel has, is told, and holds for balancing.
+// kernel looks at what the kernel has, is told, and holds for balancing. Without services nothing is balanced.
 func kernel(ctx context.Context, cfg *config.Config, balancer int) ([]finding.Finding, error) {
+	if len(cfg.Services) == 0 {
+		return nil, nil
+	}
 	findings := features(ctx, cfg)
 	settings, err := settings(cfg)
 	finding.Refer(settings, "docs/operations.md#sysctls")

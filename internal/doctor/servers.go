@@ -22,7 +22,7 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 	type question struct {
 		what   string
 		probe  checker.Probe
-		wanted bool // by poise run, or by clients of the service
+		needed bool
 	}
 	var questions []question
 	for _, s := range cfg.Services {
@@ -36,7 +36,7 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 			if err != nil {
 				return nil, fmt.Errorf("service %q: server %v: %w", s.Name, at, err)
 			}
-			questions = append(questions, question{fmt.Sprintf("server %v of %q answers", at, s.Name), probe, checked || !s.Destination(server, 1).Method.KeepsPort()})
+			questions = append(questions, question{fmt.Sprintf("server %v of %q answers", at, s.Name), probe, needsDirect(checked, s.Destination(server, 1).Method)})
 		}
 	}
 	findings := make([]finding.Finding, len(questions))
@@ -45,7 +45,7 @@ func servers(ctx context.Context, cfg *config.Config) ([]finding.Finding, error)
 		if err := questions[i].probe(ctx); err != nil {
 			f.Severity, f.Seen, f.Want, f.Page = finding.Fault, err.Error(), "an answer as check wants it", "docs/config.md#servicecheck"
 			f.Remedy = "on the server, ss -ltn: whether something listens there; and its packet filter, nft list ruleset"
-			if !questions[i].wanted {
+			if !questions[i].needed {
 				f.Severity, f.Want = finding.Warning, "an answer; or it serves the virtual address alone, and poise doctor --servers has one"
 			}
 		}
@@ -73,6 +73,10 @@ func checkOf(s config.Service, i int) (check checker.Config, checked bool) {
 	check.Timeout = min(check.Timeout, patience)
 	return check, true
 }
+
+// needsDirect tells whether a server has to answer at its own address: its check asks there, and with nat every client's request goes
+// there. Without either it may serve the virtual address alone.
+func needsDirect(checked bool, method ipvsctl.Method) bool { return checked || !method.KeepsPort() }
 
 // portOf is where a server serves, the first of several; 0 where that is not known.
 func portOf(s config.Service, server config.Server) uint16 {

@@ -82,18 +82,18 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 
 // client asks one server as a client of its service does.
 type client struct {
-	service       string
-	way           through.Way
-	fullNAT       bool
-	gateway       string // of the server, with NAT
-	room          int    // what fits into the tunnel
-	check         checker.Config
-	askedDirectly bool  // something but this command asks the server at its own address
-	errDirect     error // of a request to the server's own address
-	errThrough    error // of one through the virtual address
-	errLarge      error // of one that does not fit into a packet
-	askedLarger   bool
-	segment       int // the largest packet to the virtual address that the server takes
+	service     string
+	way         through.Way
+	fullNAT     bool
+	gateway     string // of the server, with NAT
+	room        int    // what fits into the tunnel
+	check       checker.Config
+	direct      bool  // see needsDirect
+	errDirect   error // of a request to the server's own address
+	errThrough  error // of one through the virtual address
+	errLarge    error // of one that does not fit into a packet
+	askedLarger bool
+	segment     int // the largest packet to the virtual address that the server takes
 }
 
 // clientsOf are all questions: a server of a service at each address that the service listens on, the first port where there are
@@ -105,6 +105,7 @@ func clientsOf(cfg *config.Config) (clients []*client) {
 		}
 		for i, server := range s.All() {
 			destination := s.Destination(server, 1)
+			check, checked := checkOf(s, i)
 			gateway, room := "", 0
 			switch destination.Method {
 			case ipvsctl.NAT:
@@ -130,9 +131,8 @@ func clientsOf(cfg *config.Config) (clients []*client) {
 					gateway: gateway,
 					room:    room,
 					check:   connection,
+					direct:  needsDirect(checked, destination.Method),
 				}
-				check, checked := checkOf(s, i)
-				c.askedDirectly = checked || !c.way.Method.KeepsPort()
 				if checked && check.Port == 0 { // else it is not this service that is checked
 					c.check = check
 					c.check.Host = cmp.Or(check.Host, c.way.Server.String())
@@ -246,7 +246,7 @@ func (c *client) judge(allSilent, master bool) finding.Finding {
 		How: finding.Probed, What: fmt.Sprintf("server %v of %q answers for %v", c.way.Server.Addr(), c.service, c.way.VIP),
 		Severity: finding.Fault, Want: "the answer of " + c.way.Server.String(), Page: c.page(),
 	}
-	answersDirectly := c.errDirect == nil || !c.askedDirectly // as far as it has to
+	answersDirectly := c.errDirect == nil || !c.direct // as far as it has to
 	switch {
 	case cannot(c.errThrough):
 		f.Severity, f.Seen, f.Want, f.Page = finding.Warning, c.errThrough.Error(), "a way to ask", "docs/operations.md#through-the-virtual-address"

@@ -17,7 +17,7 @@ import (
 // someClient asks 192.0.2.21 by a method.
 func someClient(m ipvsctl.Method) *client {
 	return &client{
-		service: "web", gateway: "10.0.0.1", askedDirectly: true,
+		service: "web", gateway: "10.0.0.1", direct: true,
 		way: through.Way{VIP: netip.MustParseAddrPort("192.0.2.10:80"), Server: netip.MustParseAddrPort("192.0.2.21:80"), Method: m},
 	}
 }
@@ -48,7 +48,7 @@ func TestJudgeClient(t *testing.T) {
 		{"nobody answers", ipvsctl.DR, func(c *client) { c.errThrough = lost }, true, finding.Fault, "answers directly", "also the packet filter of this host, which must let answers from 192.0.2.10:80 in"},
 		{"nobody answers by NAT", ipvsctl.NAT, func(c *client) { c.errThrough = lost }, true, finding.Fault, "answers directly", "also the packet filter of this host, which must let answers from 192.0.2.21:80 in"},
 		{"dead", ipvsctl.DR, func(c *client) { c.errThrough, c.errDirect = lost, errors.New("connection refused") }, false, finding.Fault, "answers neither for it: no answer within 1s; nor directly: connection refused", "ss -ltn"},
-		{"on the VIP alone", ipvsctl.DR, func(c *client) { c.errDirect, c.askedDirectly = lost, false }, false, finding.OK, "for that alone", ""},
+		{"on the VIP alone", ipvsctl.DR, func(c *client) { c.errDirect, c.direct = lost, false }, false, finding.OK, "for that alone", ""},
 		{"on the VIP alone, and checked", ipvsctl.DR, func(c *client) { c.errDirect = lost }, false, finding.Warning, "answers for it, not directly: no answer within 1s", "have it listen on 192.0.2.21:80, too"},
 		{"small only", ipvsctl.TUN, func(c *client) { c.askedLarger, c.errLarge = true, lost }, false, finding.Fault, "answers, but no request of 4000 bytes: no answer within 1s", "--mtu N: on 192.0.2.21"},
 		{"by ICMP only", ipvsctl.TUN, func(c *client) { c.askedLarger, c.room, c.segment = true, 1480, 1500 }, false, finding.Warning, "takes packets of 1500 bytes, of which 1480 fit into the tunnel", "poise realserver apply --mode tun"},

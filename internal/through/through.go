@@ -42,13 +42,12 @@ const (
 // Prober asks through virtual addresses. All its methods act on the network namespace of the calling thread, and those but
 // Close may be called at the same time.
 type Prober struct {
-	lock    *os.File
-	record  *host.Record
-	client  *ipvsctl.Client
-	table   sync.Mutex // client serves one at a time
-	paths   map[Way]*path
-	ports   ports
-	guarded []string // interfaces that accept local sources for answers alone
+	lock   *os.File
+	record *host.Record
+	client *ipvsctl.Client
+	table  sync.Mutex // client serves one at a time
+	paths  map[Way]*path
+	ports  ports
 }
 
 // Open makes the ways ready to be asked through. Virtual are the addresses that come and go: nothing is asked from them. What it
@@ -197,9 +196,9 @@ func (p *Prober) letAnswersIn() error {
 	if len(ways) == 0 {
 		return nil
 	}
-	p.guarded = slices.Sorted(maps.Keys(ways))
+	links := slices.Sorted(maps.Keys(ways))
 	var settings []string
-	for _, name := range p.guarded {
+	for _, name := range links {
 		setting := acceptLocal(name)
 		former, err := host.Sysctls{}.Read(setting)
 		if err != nil {
@@ -210,7 +209,7 @@ func (p *Prober) letAnswersIn() error {
 		}
 		settings = append(settings, setting)
 	}
-	if err := nft.SetGuard(p.guarded, slices.Collect(maps.Keys(replies))); err != nil {
+	if err := nft.SetGuard(links, slices.Collect(maps.Keys(replies))); err != nil {
 		return err
 	}
 	for _, setting := range settings {
