@@ -401,8 +401,17 @@ func TestNetnsPairElectorKeepsDying(t *testing.T) {
 			}
 			pid := p.a.elector()
 			killed := promptly(func() { syscall.Kill(pid, syscall.SIGKILL) })
-			told := make(chan string) // asked at once, as it is so for a second only
-			go func() { told <- p.a.nextTry() }()
+			lab.Eventually(t, patience, func() error {
+				if e := p.a.status().Elector; !strings.Contains(e.Problem, "next try at") {
+					return fmt.Errorf("elector %+v, want one that is tried again", e)
+				}
+				return nil
+			})
+			told := make(chan string, 1) // asked at once, as it is so for a second only; once, as the hand-over needs the processor
+			go func() {
+				out, _, _ := p.a.run("status")
+				told <- out
+			}()
 			p.b.wantAddr(vip, true)
 			p.a.wantAddr(vip, false)
 			moved := time.Now()
@@ -423,14 +432,6 @@ func TestNetnsPairElectorKeepsDying(t *testing.T) {
 			oneHolder(t, p, moved)
 		})
 	}
-}
-
-// nextTry is what status says when it first says when an elector is started again, or after a second what it says then.
-func (n *node) nextTry() (out string) {
-	for begin := time.Now(); time.Since(begin) < time.Second && !strings.Contains(out, "next try at"); {
-		out, _, _ = n.run("status")
-	}
-	return out
 }
 
 // An elector that hardly lives long enough for a word is none, until it stays alive.
