@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -45,20 +46,39 @@ func (h *Host) ListenPacket(network, addr string) (c net.PacketConn, err error) 
 	return c, err
 }
 
-// Dial connects from the host to an address and port, both literal. Local, which may be
-// empty, is the address and port to come from.
-func (h *Host) Dial(ctx context.Context, network, local, remote string) (c net.Conn, err error) {
-	var d net.Dialer
+// Dial connects from the host to an address and port, both literal. Local is the address and port to come from;
+// if it is empty, the connection comes from a port that none has come from, so that it is scheduled anew: IPVS
+// keeps a connection for minutes after its end, and sends whoever comes from the same port to the same server.
+func (h *Host) Dial(ctx context.Context, network, local, remote string) (net.Conn, error) {
 	if local != "" {
-		if d.LocalAddr, err = resolve(network, local); err != nil {
-			return nil, err
+		return h.dial(ctx, network, local, remote)
+	}
+	for {
+		c, err := h.dial(ctx, network, fmt.Sprintf(":%d", h.nextPort()), remote)
+		if !errors.Is(err, unix.EADDRINUSE) { // a listener may have the port
+			return c, err
 		}
+	}
+}
+
+func (h *Host) dial(ctx context.Context, network, local, remote string) (c net.Conn, err error) {
+	var d net.Dialer
+	if d.LocalAddr, err = resolve(network, local); err != nil {
+		return nil, err
 	}
 	err = h.Do(func() error {
 		c, err = d.DialContext(ctx, network, remote)
 		return err
 	})
 	return c, err
+}
+
+// nextPort returns a port below those that the kernel chooses from (ip_local_port_range). The kernel's own choice
+// begins at another place every 10 s (EPHEMERAL_PORT_SHUFFLE_PERIOD in net/core/secure_seq.c), and so comes upon
+// ports of the last minutes now and then.
+func (h *Host) nextPort() uint32 {
+	const first, end = 10000, 32768
+	return first + (h.dialed.Add(1)-1)%(end-first)
 }
 
 func resolve(network, addr string) (net.Addr, error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -22,10 +23,11 @@ type Host struct {
 	Name      string // as given
 	Namespace string // as `ip netns exec` wants it
 
-	net   *Network
-	ns    netns.NsHandle
-	links *netlink.Handle
-	ports int // links made by Connect
+	net    *Network
+	ns     netns.NsHandle
+	links  *netlink.Handle
+	ports  int           // links made by Connect
+	dialed atomic.Uint32 // ports that Dial has come from
 }
 
 // Switch joins the hosts connected to it on the link layer.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,6 +60,28 @@ func TestNetnsHTTPServer(t *testing.T) {
 	}
 	server.Restart()
 	get()
+}
+
+// A port that a listener has is passed over.
+func TestNetnsDialFromNewPorts(t *testing.T) {
+	client, host := pair(t)
+	host.ServeHTTP("192.0.2.2:80")
+	taken, err := client.Listen("tcp", ":10002")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	var got []uint16
+	for range 4 {
+		a, err := client.Get("http://192.0.2.2/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, a.Client.Port())
+	}
+	if want := []uint16{10000, 10001, 10003, 10004}; !slices.Equal(got, want) {
+		t.Errorf("requests came from ports %v, want %v", got, want)
+	}
 }
 
 func TestNetnsHTTPSServer(t *testing.T) {
