@@ -52,6 +52,7 @@ or probed by asking. What is wrong comes with a remedy.
 		},
 	}
 	takeConfigFile(cmd)
+	examines(cmd, cmd.Args)
 	cmd.Flags().BoolVar(&servers, "servers", false, "also ask every server through the virtual addresses")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	runtimeDirFlag(cmd, &dir)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -45,7 +46,7 @@ was interrupted. A reboot undoes everything by itself; with --persist a systemd 
 		Short: "Show what apply would do, and change nothing",
 		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := a.settings()
+			all, err := a.settings(cmd)
 			if err != nil {
 				return err
 			}
@@ -59,7 +60,7 @@ was interrupted. A reboot undoes everything by itself; with --persist a systemd 
 		Short: "Set this host up: what keeps it silent first, the addresses last",
 		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := a.settings()
+			all, err := a.settings(cmd)
 			if err != nil {
 				return err
 			}
@@ -73,7 +74,7 @@ was interrupted. A reboot undoes everything by itself; with --persist a systemd 
 	}
 	undo := &cobra.Command{
 		Use:   "undo [--vip ADDRESS]...",
-		Short: "Restore what was there before; with --vip only those VIPs, and all with the last one",
+		Short: "Restore what was there before; with --vip only those VIPs, and with the last one what they share",
 		Args:  wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			vips, err := a.addresses()
@@ -89,7 +90,7 @@ was interrupted. A reboot undoes everything by itself; with --persist a systemd 
 				fmt.Fprintln(cmd.OutOrStdout(), "nothing to undo")
 			}
 			if left, err := realserver.Applied(a.runtimeDir); left || err != nil {
-				return err // which the unit applies
+				return errors.Join(err, a.remind(cmd))
 			}
 			return a.uninstall()
 		},
@@ -103,7 +104,7 @@ The exit status is 0 when all are as they must be, and 1 otherwise: also when no
 and nothing is applied.`,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := a.settingsIfAny()
+			all, err := a.settingsIfAny(cmd)
 			if err != nil {
 				return err
 			}
@@ -124,9 +125,11 @@ wire while poise listens. A host cannot hear itself answer: poise doctor --serve
 director.
 
 ` + findingsHelp,
-		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := a.settingsIfAny()
+			all, err := a.settingsIfAny(cmd)
+			if err == nil && a.listen < 0 {
+				err = fmt.Errorf("--listen %v: below 0s", a.listen)
+			}
 			if err != nil {
 				return exitError{err, unexamined}
 			}
@@ -134,6 +137,7 @@ director.
 			return printFindings(cmd.OutOrStdout(), findings, a.json, err)
 		},
 	}
+	examines(verify, wantArgs(0, 0))
 	verify.Flags().DurationVar(&a.listen, "listen", 5*time.Second, "how long to listen to what this host says; 0s is not at all")
 	verify.Flags().BoolVar(&a.json, "json", false, "as JSON")
 	apply.Flags().BoolVar(&a.persist, "persist", false, "also at each boot, by a systemd unit, until undo")
@@ -182,8 +186,10 @@ func printChanges(w io.Writer, changes []realserver.Change) {
 	defer table.Flush()
 	for _, c := range changes {
 		switch {
-		case c.Left != "":
+		case c.Left != "" && c.Before == c.After:
 			fmt.Fprintf(table, "%s\t%s, left: %s\n", c.Key, c.Before, c.Left)
+		case c.Left != "":
+			fmt.Fprintf(table, "%s\t%s → %s, left: %s\n", c.Key, c.Before, c.After, c.Left)
 		case c.Before == c.After:
 			fmt.Fprintf(table, "%s\t%s, already so\n", c.Key, c.Before)
 		default:

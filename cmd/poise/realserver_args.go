@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"poise/config"
 	"poise/internal/host"
@@ -48,8 +50,57 @@ func (a *realserverArgs) flags(cmd *cobra.Command) {
 
 const automatic = -1
 
+// check refuses flags that go unused: who gives them means something else than would come of it.
+func (a *realserverArgs) check(flags *pflag.FlagSet) error {
+	with := "--mode " + a.mode
+	if a.file != "" {
+		with = "-c"
+	} else if !slices.Contains(usersOf("mode"), with) {
+		return nil // there is no such mode, which is said elsewhere
+	}
+	var errs []error
+	flags.Visit(func(f *pflag.Flag) {
+		users := usersOf(f.Name)
+		if users != nil && !slices.Contains(users, with) {
+			errs = append(errs, fmt.Errorf("--%s: is not used with %s, but with %s", f.Name, with, strings.Join(users, ", ")))
+		}
+	})
+	if a.mtu < 0 && flags.Changed("mtu") {
+		errs = append(errs, fmt.Errorf("--mtu %d: below 0", a.mtu))
+	}
+	return errors.Join(errs...)
+}
+
+// usersOf are the modes that a flag of [realserverArgs.flags] says something to, and -c; none for other flags.
+func usersOf(flag string) []string {
+	switch flag {
+	case "mode":
+		return []string{"--mode dr", "--mode tun", "--mode nat"}
+	case "vip":
+		return []string{"--mode dr", "--mode tun"}
+	case "arp-filter":
+		return []string{"--mode dr", "--mode tun", "-c"}
+	case "address":
+		return []string{"--mode tun", "--mode nat"}
+	case "tunnel", "tunnel-port", "tunnel-checksum":
+		return []string{"--mode tun"}
+	case "mtu":
+		return []string{"--mode tun", "-c"}
+	case "port":
+		return []string{"--mode nat"}
+	case "gateway":
+		return []string{"--mode nat", "-c"}
+	case "config":
+		return []string{"-c"}
+	}
+	return nil
+}
+
 // settings are how this host is to serve.
-func (a *realserverArgs) settings() ([]realserver.Settings, error) {
+func (a *realserverArgs) settings(cmd *cobra.Command) ([]realserver.Settings, error) {
+	if err := a.check(cmd.Flags()); err != nil {
+		return nil, err
+	}
 	if a.file != "" {
 		return a.fromFile()
 	}
@@ -84,11 +135,13 @@ func (a *realserverArgs) settings() ([]realserver.Settings, error) {
 }
 
 // settingsIfAny are none where nothing was named.
-func (a *realserverArgs) settingsIfAny() ([]realserver.Settings, error) {
-	if a.file == "" && len(a.vips) == 0 && a.mode == string(realserver.DR) {
+func (a *realserverArgs) settingsIfAny(cmd *cobra.Command) ([]realserver.Settings, error) {
+	named := false
+	cmd.Flags().Visit(func(f *pflag.Flag) { named = named || usersOf(f.Name) != nil })
+	if !named {
 		return nil, nil
 	}
-	return a.settings()
+	return a.settings(cmd)
 }
 
 func (a *realserverArgs) addresses() (vips []netip.Addr, _ error) {

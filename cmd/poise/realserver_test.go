@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,6 +28,15 @@ func TestRealserverMistakes(t *testing.T) {
 		{"apply --mode nat", "mode nat: through which address of the director do replies go? --gateway ADDRESS"},
 		{"apply --mode nat --gateway 192.0.2.1 --port 80/http", `--port "80/http": neither a port such as 80 nor one of a protocol such as 53/udp`},
 		{"apply --mode nat --gateway here", `--gateway "here": not an IP address`},
+		{"plan --vip 192.0.2.10 --gateway 10.0.0.1 --port 80", "--gateway: is not used with --mode dr, but with --mode nat, -c\n--port: is not used with --mode dr, but with --mode nat"},
+		{"plan -c none.toml --mode tun", "--mode: is not used with -c, but with --mode dr, --mode tun, --mode nat"},
+		{"status --gateway 10.0.0.1", "--gateway: is not used with --mode dr, but with --mode nat, -c"},
+		{"apply --mode nat --vip 192.0.2.10 --gateway 127.0.0.1", "--vip: is not used with --mode nat, but with --mode dr, --mode tun"},
+		{"apply --mode nat --gateway 127.0.0.1", "gateway 127.0.0.1: not the address of a host"},
+		{"apply --mode nat --gateway ff02::1", "gateway ff02::1: not the address of a host"},
+		{"plan --mode tun --vip 192.0.2.10 --address 203.0.113.77 --mtu 1400", "address 203.0.113.77: on no interface of this host"},
+		{"plan --mode tun --vip 192.0.2.10 --mtu -7", "--mtu -7: below 0"},
+		{"verify --listen -5s", "--listen -5s: below 0s"},
 		{"apply -c none.toml", "open none.toml: no such file or directory"},
 		{"apply", "no VIP: name it: --vip ADDRESS"},
 		{"apply 192.0.2.10", "usage: realserver apply --vip ADDRESS [--vip ADDRESS]... [flags]"},
@@ -47,17 +57,31 @@ func TestRealserverMistakes(t *testing.T) {
 	}
 }
 
+// Monitoring takes status 1 for warnings: a mistyped examination must not look like one.
+func TestMistypedExaminations(t *testing.T) {
+	for _, line := range []string{"doctor --server", "doctor a.toml b.toml", "realserver verify --listen 5", "realserver verify 192.0.2.10"} {
+		cmd := rootCommand()
+		cmd.SetArgs(strings.Fields(line))
+		err := cmd.Execute()
+		if e, ok := errors.AsType[exitError](err); !ok || e.status != unexamined {
+			t.Errorf("poise %s: %v, want one with status %d", line, err, unexamined)
+		}
+	}
+}
+
 func TestPrintChanges(t *testing.T) {
 	var out strings.Builder
 	printChanges(&out, []realserver.Change{
 		{Key: "192.0.2.10/32 on lo", Before: "present", After: "absent"},
 		{Key: "net.ipv4.conf.all.arp_announce", Before: "2", After: "2"},
 		{Key: "net.ipv4.conf.all.arp_ignore", Before: "7", After: "7", Left: "set by somebody else since"},
+		{Key: "default route", Before: "ours; theirs", After: "theirs", Left: "set by somebody else since"},
 	})
 	want := `
 192.0.2.10/32 on lo             present → absent
 net.ipv4.conf.all.arp_announce  2, already so
 net.ipv4.conf.all.arp_ignore    7, left: set by somebody else since
+default route                   ours; theirs → theirs, left: set by somebody else since
 `
 	if got := "\n" + out.String(); got != want {
 		t.Errorf("%s\nwant%s", got, want)

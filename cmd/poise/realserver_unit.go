@@ -77,6 +77,19 @@ WantedBy=multi-user.target
 	return a.tellSystemd()
 }
 
+// remind says that a unit goes on applying what undo has taken away in part.
+func (a *realserverArgs) remind(cmd *cobra.Command) error {
+	path := filepath.Join(a.unitDir, unitName)
+	switch _, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("unit: %w", err)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s  applies all of it again at the next boot: apply --persist what is to stay\n", path)
+	return nil
+}
+
 // uninstall removes the unit, if there is one.
 func (a *realserverArgs) uninstall() error {
 	path := filepath.Join(a.unitDir, unitName)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -30,6 +31,7 @@ func TestNetnsVerify(t *testing.T) {
 		{"arp_ignore 0", []string{"net/ipv4/conf/all/arp_ignore 0"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_ignore 0 in force: it answers"},
 		{"arp_ignore on lo only", []string{"net/ipv4/conf/all/arp_ignore 0", "net/ipv4/conf/lo/arp_ignore 1"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_ignore 0 in force: it answers"},
 		{"arp_announce 0", []string{"net/ipv4/conf/all/arp_announce 0"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_announce 0 in force: it asks in the name of 192.0.2.10"},
+		{"arp_ignore 3 of the interface's own", []string{"net/ipv4/conf/eth0/arp_ignore 3"}, "eth0 leaves ARP for 192.0.2.10 to the director", "arp_ignore 3 in force: it answers"},
 		{"IPv6 VIP missing on lo", []string{"ip address del 2001:db8:2::10/128 dev lo"}, "2001:db8:2::10/128 on lo", "absent"},
 	}
 	for _, c := range []struct {
@@ -42,11 +44,14 @@ func TestNetnsVerify(t *testing.T) {
 			{"gone", []string{"nft delete table arp poise"}, "192.0.2.10 silent by nftables", "absent"},
 		}},
 		{"--mode nat --gateway 192.0.2.1", []fault{
-			{"gateway past the director", []string{"ip route replace default via 192.0.2.254"}, "replies pass the director", "through 192.0.2.254 on eth0"},
-			{"no way at all", []string{"ip route del default"}, "replies pass the director", "network is unreachable"},
+			{"gateway past the director", []string{"ip route replace default via 192.0.2.254"}, "IPv4 replies pass the director", "through 192.0.2.254 on eth0"},
+			{"no way at all", []string{"ip route del default"}, "IPv4 replies pass the director", "network is unreachable"},
 		}},
 		{"--mode nat --gateway 192.0.2.1 --port 80", []fault{
 			{"rule lost", []string{"ip rule del pref 5055"}, "replies from 192.0.2.21 tcp port 80 pass the director", "through 192.0.2.254 on eth0"},
+		}},
+		{"-c testdata/nat-families.toml", []fault{
+			{"IPv6 rule lost", []string{"ip -6 rule del pref 5055"}, "replies from 2001:db8:2::21 tcp port 8080 pass the director", "network is unreachable"},
 		}},
 	} {
 		n := lab.New(t)
@@ -55,6 +60,51 @@ func TestNetnsVerify(t *testing.T) {
 		h.Route("default", "192.0.2.254")
 		verifyFaults(t, h, strings.Fields(c.args), c.faults)
 	}
+}
+
+// A router advertises itself beside the way that was applied: poise could not make its route again, so it says so and
+// leaves it, and all else is examined and undone.
+func TestNetnsAdvertisedRouter(t *testing.T) {
+	lab.NeedRoot(t)
+	n := lab.New(t)
+	h := n.Host("server")
+	h.Connect(n.Switch("net"), "192.0.2.21/24", "2001:db8:2::21/64")
+	dir := t.TempDir()
+	run := func(args string) string {
+		var out bytes.Buffer
+		cmd := exec.Command("poise", append(strings.Fields(args), "--runtime-dir", dir)...)
+		cmd.Stdout, cmd.Stderr = &out, &out
+		_ = h.Start(cmd).Wait()
+		return regexp.MustCompile(` +`).ReplaceAllString(out.String(), " ")
+	}
+	expect := func(args, want string) {
+		t.Helper()
+		if got := run(args); got != want {
+			t.Errorf("poise %s:\n%swant\n%s", args, got, want)
+		}
+	}
+	run("realserver apply --vip 192.0.2.10")
+	run("realserver apply --mode nat --gateway 2001:db8:2::1")
+	advertised := strings.Fields("ip -6 route add default via fe80::99 dev eth0 metric 512 expires 600 proto ra")
+	h.Run(advertised[0], advertised[1:]...)
+	const odd = `"default via fe80::99 dev eth0 proto ra metric 512" has an end (of a router's advertisement), and could not be made again`
+	expect("realserver status", `net.ipv4.conf.all.arp_ignore 1 ok was 0
+net.ipv4.conf.all.arp_announce 2 ok was 0
+192.0.2.10/32 on lo present ok was absent
+default route via 2001:db8:2::1 dev eth0 `+odd+` must be via 2001:db8:2::1 dev eth0 was absent
+poise: 1 of 4 settings are not as they must be: see poise realserver apply
+`)
+	wrong := examined(t, h, "realserver", "verify", "--listen", "0s", "--runtime-dir", dir)
+	if len(wrong) != 2 || wrong[0].Seen != odd || wrong[1].What != "IPv6 replies pass the director" {
+		t.Errorf("found wrong: %+v", wrong)
+	}
+	expect("realserver undo", `192.0.2.10/32 on lo present → absent
+net.ipv4.conf.all.arp_announce 2 → 0
+net.ipv4.conf.all.arp_ignore 1 → 0
+poise: default route via 2001:db8:2::1 dev eth0, before absent: left: default routes of IPv6 table main: `+odd+`
+`)
+	h.Run("ip", "-6", "route", "del", "default", "via", "fe80::99")
+	expect("realserver undo", "default route via 2001:db8:2::1 dev eth0 via 2001:db8:2::1 dev eth0 metric 1024 → absent\n")
 }
 
 // TestLabVerify is the same for tunnels.

@@ -19,7 +19,7 @@ import (
 //
 //	via 10.0.0.1 dev eth0 proto dhcp metric 100 src 10.0.0.5; dev ppp0 metric 200 mtu 1400
 //
-// The words are those of ip-route(8). A default route that they cannot say is an error: it could not be made again.
+// The words are those of ip-route(8). A default route that they cannot say is an [OddRouteError].
 func DefaultRoutes(table int, ipv6 bool) (string, error) {
 	routes, err := readDefaultRoutes(table, ipv6)
 	if err != nil {
@@ -40,6 +40,16 @@ func SetDefaultRoutes(table int, ipv6 bool, text string) error {
 		return fmt.Errorf("set default routes of %s: %w", tableName(table, ipv6), err)
 	}
 	return nil
+}
+
+// OddRouteError is about a default route that could not be made again from a text.
+type OddRouteError struct {
+	route string
+	has   []string // what no text says
+}
+
+func (e *OddRouteError) Error() string {
+	return fmt.Sprintf("%q has %s, and could not be made again", e.route, strings.Join(e.has, ", "))
 }
 
 func setDefaultRoutes(table int, ipv6 bool, want []defaultRoute) error {
@@ -211,7 +221,7 @@ func readDefaultRoutes(table int, ipv6 bool) ([]defaultRoute, error) {
 			}
 		}
 		if len(r.more) > 0 {
-			return nil, fmt.Errorf("%q has %s, and could not be made again", "default "+r.String(), strings.Join(r.more, ", "))
+			return nil, &OddRouteError{fmt.Sprintf("default %v", r.defaultRoute), r.more}
 		}
 		routes = append(routes, r.defaultRoute)
 	}

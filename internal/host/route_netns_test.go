@@ -135,7 +135,7 @@ func TestNetnsDefaultRoutesAtRandom(t *testing.T) {
 				}
 				texts = append(texts, way+pick("", " metric 7")+pick("", "", "", " proto static")+pick("", "", "", " mtu 1400"))
 			}
-			text := strings.Join(texts, between)
+			text := strings.Join(texts, BetweenRoutes)
 			want, err := parseDefaultRoutes(text, ipv6)
 			if err != nil {
 				continue // which the kernel would not keep, either

@@ -108,15 +108,15 @@ func parseNumber(word string, least, most uint32) (uint32, error) {
 	return uint32(n), nil
 }
 
-// between stands between two routes. An interface's name may end in a semicolon, but has no blanks.
-const between = "; "
+// BetweenRoutes stands between two routes in a text. An interface's name may end in a semicolon, but has no blanks.
+const BetweenRoutes = "; "
 
 func textOf(routes []defaultRoute) string {
 	var texts []string
 	for _, r := range routes {
 		texts = append(texts, r.String())
 	}
-	return strings.Join(texts, between)
+	return strings.Join(texts, BetweenRoutes)
 }
 
 // maxDefaultRoutes is more than a host can use.
@@ -128,7 +128,7 @@ func parseDefaultRoutes(text string, ipv6 bool) ([]defaultRoute, error) {
 		return nil, nil
 	}
 	var routes []defaultRoute
-	for one := range strings.SplitSeq(text, between) {
+	for one := range strings.SplitSeq(text, BetweenRoutes) {
 		if len(routes) == maxDefaultRoutes {
 			return nil, fmt.Errorf("more than %d default routes", maxDefaultRoutes)
 		}

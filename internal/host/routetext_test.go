@@ -93,10 +93,10 @@ func TestTooManyDefaultRoutes(t *testing.T) {
 	for n := range uint32(maxDefaultRoutes + 1) {
 		texts = append(texts, "dev eth0 metric "+decimal(n))
 	}
-	if _, err := parseDefaultRoutes(strings.Join(texts[1:], between), false); err != nil {
+	if _, err := parseDefaultRoutes(strings.Join(texts[1:], BetweenRoutes), false); err != nil {
 		t.Errorf("the most: %v", err)
 	}
-	if _, err := parseDefaultRoutes(strings.Join(texts, between), false); err == nil {
+	if _, err := parseDefaultRoutes(strings.Join(texts, BetweenRoutes), false); err == nil {
 		t.Error("one more than the most is taken")
 	}
 }

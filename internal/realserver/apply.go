@@ -40,11 +40,46 @@ func apply(sys system, rec *host.Record, steps []Step) ([]Change, error) {
 		if err == nil {
 			err = c.perform(sys)
 		}
+		for _, f := range newer(rec, c.Key) {
+			if err == nil {
+				err = rec.Forget(f.Key)
+			}
+		}
 		if err != nil {
 			return changes[:i], fmt.Errorf("%w; undo restores what was changed before", err)
 		}
 	}
+	earlier, err := staying(sys, rec, steps)
+	return append(changes, earlier...), err
+}
+
+// staying are the virtual addresses of earlier calls which this one does not name: a file that has lost one does not take
+// it away.
+func staying(sys system, rec *host.Record, steps []Step) ([]Change, error) {
+	var changes []Change
+	for _, f := range rec.All() {
+		t, err := thingOf(f.Key)
+		if err != nil {
+			return nil, err
+		}
+		v, is := t.(quietVIP)
+		if !is || slices.ContainsFunc(steps, func(s Step) bool { return s.Key == f.Key }) {
+			continue
+		}
+		now, err := sys.get(f.Key)
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, Change{f.Key, now, now, fmt.Sprintf("not named now; undo --vip %v takes it away", v.Addr())})
+	}
 	return changes, nil
+}
+
+// newer are the entries since key's by which the same thing had another value, to which undo need not go back.
+func newer(rec *host.Record, key string) []host.Former {
+	all := rec.All()
+	i := slices.IndexFunc(all, func(f host.Former) bool { return f.Key == key })
+	return overtaking(all[i+1:], key)
 }
 
 // Preview returns what Apply would do, and changes nothing.
@@ -72,6 +107,10 @@ func toApply(sys system, steps []Step) ([]Change, error) {
 	}
 	var changes []Change
 	for _, s := range states {
+		if s.odd != nil {
+			errs = append(errs, s.odd)
+			continue
+		}
 		c := Change{Key: s.Key, Before: s.Now, After: s.goal()}
 		changes = append(changes, c)
 		errs = append(errs, c.possible(sys), onLoOnly(sys, s.Key))

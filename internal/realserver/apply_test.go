@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"poise/internal/host"
 )
 
@@ -26,13 +28,17 @@ type fakeSystem struct {
 	values   map[string]string
 	links    []string
 	readOnly bool
-	killIn   int  // the run ends at this call of set, from 1; 0 for never
-	killLate bool // after the call has taken effect
+	killIn   int    // the run ends at this call of set, from 1; 0 for never
+	killLate bool   // after the call has taken effect
+	odd      string // the key of routes that no text can say
 }
 
 var errKilled = errors.New("killed")
 
 func (f *fakeSystem) get(key string) (string, error) {
+	if key == f.odd {
+		return "", &host.OddRouteError{}
+	}
 	if value, ok := f.values[key]; ok {
 		return value, nil
 	}
@@ -172,6 +178,13 @@ func TestUndoOneByOne(t *testing.T) {
 		}
 	}
 	both := map[string]string{ignore: "1", announce: "2", vip10: present, vip11: present}
+	again, err := r.apply("192.0.2.11")
+	r.expect("another is named", again, err, []Change{
+		{ignore, "1", "1", ""},
+		{announce, "2", "2", ""},
+		{vip11, present, present, ""},
+		{vip10, present, present, "not named now; undo --vip 192.0.2.10 takes it away"},
+	}, both)
 	changes, err := r.undo("192.0.2.10", "192.0.2.99")
 	if got, want := errorText(err), "VIP 192.0.2.99: not among those applied: [192.0.2.10 192.0.2.11]"; got != want {
 		t.Errorf("unknown: error %s, want %s", got, want)
@@ -193,11 +206,118 @@ func TestUndoLeavesWhatOthersSet(t *testing.T) {
 	r.sys.values[ignore] = "2"  // stricter than ours
 	delete(r.sys.values, vip10) // restored by hand
 	changes, err := r.undo()
-	want := []Change{{vip10, absent, absent, ""}, {announce, "2", "0", ""}, {ignore, "2", "2", "set by somebody else since"}}
+	want := []Change{{vip10, absent, absent, ""}, {announce, "2", "0", ""}, {ignore, "2", "2", "set by somebody else since; before apply it was 0"}}
 	r.expect("undo", changes, err, want, map[string]string{ignore: "2"})
 	if left := r.open().All(); len(left) != 0 {
 		t.Errorf("still recorded: %v", left)
 	}
+}
+
+// What becomes of the default route after apply is not poise's doing alone.
+func TestUndoDefaultRoute(t *testing.T) {
+	const ours, dhcp = "via 10.0.0.1 dev eth0", "via 10.0.0.253 dev eth0 proto dhcp metric 100"
+	for _, tt := range []struct {
+		name              string
+		former, now, want string
+		left              bool
+	}{
+		{"untouched", "via 10.0.0.253 dev eth0", ours, "via 10.0.0.253 dev eth0", false},
+		{"killed before the old one went", dhcp, ours + "; " + dhcp, dhcp, false},
+		{"lost with its interface", "via 10.0.0.253 dev eth0", absent, "via 10.0.0.253 dev eth0", false},
+		{"restored by hand", dhcp, dhcp, dhcp, false},
+		{"another beside ours", "via 10.0.0.253 dev eth0", ours + "; " + dhcp, dhcp, true},
+		{"another beside ours and the old one", "via 10.0.0.253 dev eth0", ours + "; via 10.0.0.253 dev eth0; " + dhcp, "via 10.0.0.253 dev eth0; " + dhcp, true},
+		{"another instead", "via 10.0.0.254 dev eth0", dhcp, dhcp, true},
+		{"the first one", absent, dhcp, dhcp, true},
+		{"none before", absent, ours, absent, false},
+	} {
+		d := defaultRoute{netip.MustParseAddr("10.0.0.1"), "eth0", unix.RT_TABLE_MAIN}
+		if got, left := d.restored(tt.now, tt.former); got != tt.want || left != tt.left {
+			t.Errorf("%s: %q, left %v; want %q, %v", tt.name, got, left, tt.want, tt.left)
+		}
+	}
+	d := defaultRoute{netip.MustParseAddr("fd00::1"), "eth0", unix.RT_TABLE_MAIN}
+	if got, left := d.restored("via fd00::1 dev eth0 metric 1024", absent); got != absent || left {
+		t.Errorf("IPv6: %q, left %v", got, left)
+	}
+}
+
+// viaGateway are the steps of NAT through a gateway, with all traffic.
+func viaGateway(t *testing.T, gateway string) []Step {
+	t.Helper()
+	steps, err := Plan(Settings{Mode: NAT, Gateway: netip.MustParseAddr(gateway), Interface: "eth0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return steps
+}
+
+// A later apply may name another gateway: that is what must be then, and undo goes back to what was before all.
+func TestApplyAnotherGateway(t *testing.T) {
+	const first, second = "default route via 10.0.0.1 dev eth0", "default route via 10.0.0.2 dev eth0"
+	r := newRun(t, map[string]string{})
+	for _, tt := range []struct{ gateway, want, recorded string }{
+		{"10.0.0.1", first, first},
+		{"10.0.0.2", second, first + ", " + second},
+		{"10.0.0.1", first, first},
+	} {
+		if _, err := apply(r.sys, r.open(), viaGateway(t, tt.gateway)); err != nil {
+			t.Fatal(err)
+		}
+		steps, err := recorded(r.open())
+		if err != nil || len(steps) != 1 || steps[0].Key != tt.want {
+			t.Errorf("after gateway %s: must be %v, %v; want %s", tt.gateway, steps, err, tt.want)
+		}
+		var keys []string
+		for _, f := range r.open().All() {
+			keys = append(keys, f.Key)
+		}
+		if got := strings.Join(keys, ", "); got != tt.recorded {
+			t.Errorf("after gateway %s: recorded %s, want %s", tt.gateway, got, tt.recorded)
+		}
+	}
+}
+
+// A way back that cannot be restored keeps nothing else from being.
+func TestUndoGoesOnWithoutTheRoute(t *testing.T) {
+	const route = "default route via 10.0.0.1 dev eth0"
+	r := newRun(t, map[string]string{route: "via 10.0.0.9 dev eth0"})
+	if _, err := r.apply("192.0.2.10"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := apply(r.sys, r.open(), viaGateway(t, "10.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	r.sys.odd = route
+	changes, err := r.undo()
+	if got, want := errorText(err), route+", before via 10.0.0.9 dev eth0: left: "; !strings.HasPrefix(got, want) {
+		t.Errorf("error %s, want %s", got, want)
+	}
+	want := []Change{{vip10, present, absent, ""}, {announce, "2", "0", ""}, {ignore, "1", "0", ""}}
+	r.expect("undo", changes, nil, want, map[string]string{route: "via 10.0.0.1 dev eth0"})
+	r.sys.odd = ""
+	changes, err = r.undo()
+	r.expect("again", changes, err, []Change{{route, "via 10.0.0.1 dev eth0", "via 10.0.0.9 dev eth0", ""}}, map[string]string{route: "via 10.0.0.9 dev eth0"})
+}
+
+// The last VIP takes with it what VIPs share, which the way of NAT's replies is not.
+func TestUndoOfVIPsLeavesNAT(t *testing.T) {
+	const route = "default route via 10.0.0.1 dev eth0"
+	r := newRun(t, map[string]string{})
+	nat := map[string]string{route: "via 10.0.0.1 dev eth0"}
+	if _, err := apply(r.sys, r.open(), viaGateway(t, "10.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	changes, err := r.undo("192.0.2.99")
+	if got, want := errorText(err), "VIP 192.0.2.99: not among those applied: []"; got != want {
+		t.Errorf("error %s, want %s", got, want)
+	}
+	r.expect("unknown", changes, nil, nil, nat)
+	if _, err := r.apply("192.0.2.10"); err != nil {
+		t.Fatal(err)
+	}
+	changes, err = r.undo("192.0.2.10")
+	r.expect("last", changes, err, []Change{{vip10, present, absent, ""}, {announce, "2", "0", ""}, {ignore, "1", "0", ""}}, nat)
 }
 
 // TestKilledRuns ends a run of each mode at each change, before and after it takes effect. Whatever runs

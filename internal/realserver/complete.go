@@ -1,6 +1,7 @@
 package realserver
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,8 +14,11 @@ import (
 func Complete(s Settings) (Settings, error) {
 	var err error
 	if s.Mode == NAT {
-		if !s.Gateway.IsValid() {
+		switch {
+		case !s.Gateway.IsValid():
 			return s, nil // the plan says so
+		case s.Gateway.Is4In6() || s.Gateway.Zone() != "" || !s.Gateway.IsGlobalUnicast() && !s.Gateway.IsLinkLocalUnicast():
+			return s, fmt.Errorf("gateway %v: not the address of a host", s.Gateway)
 		}
 		var via netip.Addr
 		if via, s.Interface, err = host.RouteTo(s.Gateway, s.Address, 0, 0, 0); err != nil {
@@ -23,10 +27,18 @@ func Complete(s Settings) (Settings, error) {
 		if via.IsValid() {
 			return s, fmt.Errorf("gateway %v: not in a network of this host's, but behind %v", s.Gateway, via)
 		}
+		if err := checkGateway(s.Gateway, s.Interface); err != nil {
+			return s, err
+		}
 	}
 	if s.Mode == TUN && !s.Address.IsValid() || s.Mode == NAT && !s.Address.IsValid() && len(s.Ports) > 0 {
 		if s.Address, err = onlyAddress(s.VIPs, s.Gateway.IsValid() && s.Gateway.Is6()); err != nil {
 			return s, err
+		}
+	}
+	if s.Mode != DR && s.Address.IsValid() {
+		if holders, err := host.Holders(s.Address); err != nil || len(holders) == 0 {
+			return s, cmp.Or(err, fmt.Errorf("address %v: on no interface of this host", s.Address))
 		}
 	}
 	switch {
@@ -36,6 +48,23 @@ func Complete(s Settings) (Settings, error) {
 		s.MTU, err = s.tunnelMTU()
 	}
 	return s, err
+}
+
+// checkGateway refuses what the kernel takes for a way, but leads nowhere.
+func checkGateway(gateway netip.Addr, ifname string) error {
+	if ifname == "lo" {
+		return fmt.Errorf("gateway %v: it is this host's own address", gateway)
+	}
+	link, _, err := host.Look(ifname)
+	if err != nil {
+		return err
+	}
+	for _, a := range link.Addrs {
+		if a.Addr().Is4() && a.Bits() < 31 && a.Contains(gateway) && (gateway == a.Masked().Addr() || !a.Contains(gateway.Next())) {
+			return fmt.Errorf("gateway %v: it is the address of the network %v itself, or of all its hosts", gateway, a.Masked())
+		}
+	}
+	return nil
 }
 
 // onlyAddress is the address of this host beside virtual ones.

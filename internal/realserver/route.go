@@ -3,7 +3,9 @@ package realserver
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -67,6 +69,45 @@ func (d defaultRoute) set(value string) error {
 		value = ""
 	}
 	return host.SetDefaultRoutes(d.table, d.gateway.Is6(), value)
+}
+
+// restored is the value without our route and with the former ones. Where somebody else has made routes since, they are
+// what the host goes by: then only ours goes, and others is true.
+func (d defaultRoute) restored(now, former string) (value string, others bool) {
+	var left []string
+	for r := range strings.SplitSeq(now, host.BetweenRoutes) {
+		is := slices.Contains(strings.Split(former, host.BetweenRoutes), r)
+		switch {
+		case is:
+			left = append(left, r)
+		case !d.is(r) && r != absent:
+			left, others = append(left, r), true
+		}
+	}
+	if !others {
+		return former, false
+	}
+	return strings.Join(left, host.BetweenRoutes), true
+}
+
+// is tells whether a route is exactly the one that set makes. For IPv6 the kernel gives it a metric (IP6_RT_PRIO_USER in
+// linux/ipv6_route.h).
+func (d defaultRoute) is(route string) bool {
+	made := d.want()[0]
+	return route == made || d.gateway.Is6() && route == made+" metric 1024"
+}
+
+// isWayBack tells whether a key is about the way of NAT's replies.
+func isWayBack(key string) bool {
+	t, err := thingOf(key)
+	if err != nil {
+		return false
+	}
+	switch t.(type) {
+	case defaultRoute, replies:
+		return true
+	}
+	return false
 }
 
 // replies are what is sent from a port, by the table for replies.

@@ -16,6 +16,9 @@ type State struct {
 	Step
 	Now    string
 	Former string // before Apply; empty when Apply has not been asked for it
+
+	odd error // routes that Apply must not replace, as Undo could not make them again
+	own bool  // it is an interface's own, larger than all's, which Apply does not touch
 }
 
 // OK tells whether the setting is as it must be.
@@ -59,17 +62,25 @@ func Applied(dir string) (bool, error) {
 // recorded are the steps that were taken.
 func recorded(rec *host.Record) ([]Step, error) {
 	var steps []Step
-	for _, f := range rec.All() {
+	all := rec.All()
+	for i, f := range all {
 		step, err := stepOf(f.Key)
 		if err != nil {
 			return nil, err
 		}
-		steps = append(steps, step)
+		if len(overtaking(all[i+1:], f.Key)) == 0 {
+			steps = append(steps, step)
+		}
 	}
 	if steps == nil {
 		return nil, errors.New("nothing is applied here")
 	}
 	return steps, nil
+}
+
+// overtaking are those entries that give another value to what key is about.
+func overtaking(entries []host.Former, key string) []host.Former {
+	return slices.DeleteFunc(slices.Clone(entries), func(f host.Former) bool { return f.Key == key || objectOf(f.Key) != objectOf(key) })
 }
 
 func recordedVIPs(rec *host.Record) []netip.Addr {
@@ -95,11 +106,16 @@ func status(sys system, rec *host.Record, steps []Step) ([]State, error) {
 func look(sys system, steps []Step) ([]State, error) {
 	var states []State
 	for _, step := range steps {
-		now, err := sys.get(step.Key)
+		state := State{Step: step}
+		var err error
+		state.Now, err = sys.get(step.Key)
+		if odd, is := errors.AsType[*host.OddRouteError](err); is {
+			state.Now, state.odd, err = odd.Error(), err, nil
+		}
 		if err != nil {
 			return nil, err
 		}
-		states = append(states, State{Step: step, Now: now})
+		states = append(states, state)
 	}
 	return states, nil
 }
@@ -130,7 +146,7 @@ func overrides(sys system, states []State) ([]State, error) {
 				return nil, err
 			}
 			if larger(now, s.goal()) && !slices.Contains(s.Want, now) {
-				found = append(found, State{Step: Step{key, []string{"0"}}, Now: now})
+				found = append(found, State{Step: Step{key, []string{"0"}}, Now: now, own: true})
 			}
 		}
 	}

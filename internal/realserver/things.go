@@ -75,6 +75,21 @@ func (s Step) fits(value string) bool {
 	})
 }
 
+// objectOf returns what a key is about, whatever value the key asks for.
+func objectOf(key string) string {
+	t, err := thingOf(key)
+	if err != nil {
+		return key
+	}
+	switch t := t.(type) {
+	case defaultRoute:
+		return fmt.Sprintf("table %d of IPv%s", t.table, familyDigit(t.gateway.Is6()))
+	case clamped:
+		return "MSS of " + t.vip.String()
+	}
+	return key
+}
+
 // vipOf returns the virtual address that a key is about, if it is about one.
 func vipOf(key string) (netip.Addr, bool) {
 	t, err := thingOf(key)

@@ -3,6 +3,7 @@ package realserver
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"poise/internal/host"
 	"poise/internal/nft"
@@ -150,11 +151,16 @@ func (c clamped) get() (string, error) {
 	switch {
 	case err != nil || all[c.vip] == 0:
 		return absent, err
-	case all[c.vip] != c.mss || len(differences) > 0:
+	case len(differences) > 0:
 		return altered, nil
+	case all[c.vip] != c.mss:
+		return otherMSS + strconv.Itoa(int(all[c.vip])), nil
 	}
 	return present, nil
 }
+
+// otherMSS begins the value of one that is not as wanted.
+const otherMSS = "MSS "
 
 func (c clamped) set(value string) error {
 	all, _, err := nft.ReadClamp()
@@ -164,10 +170,15 @@ func (c clamped) set(value string) error {
 	if all == nil {
 		all = make(map[netip.Addr]uint16)
 	}
+	delete(all, c.vip)
 	if value == present {
 		all[c.vip] = c.mss
-	} else {
-		delete(all, c.vip)
+	} else if other, is := strings.CutPrefix(value, otherMSS); is {
+		mss, err := strconv.ParseUint(other, 10, 16)
+		if err != nil {
+			return err
+		}
+		all[c.vip] = uint16(mss)
 	}
 	return nft.SetClamp(all)
 }

@@ -10,9 +10,10 @@ import (
 )
 
 // Undo restores what was there before Apply, newest first, and returns what became of each. Where
-// VIPs are named it restores only those, and the rest with the last one; to name one that is not
-// applied is an error, unless none is. A value that somebody else has set since stays, and its
-// Change says so.
+// VIPs are named it restores only those, and with the last one what they share; to name one that is not
+// applied is an error, unless nothing is. A value that somebody else has set since stays, and its
+// Change says so. A way for replies that cannot be restored stays recorded and is an error, and the rest goes on;
+// anything else that cannot be restored ends it, as what comes after it would expose the VIPs.
 func Undo(dir string, vips ...netip.Addr) ([]Change, error) {
 	return withRecord(dir, func(rec *host.Record) ([]Change, error) {
 		return undo(kernel{}, rec, vips)
@@ -20,75 +21,104 @@ func Undo(dir string, vips ...netip.Addr) ([]Change, error) {
 }
 
 func undo(sys system, rec *host.Record, vips []netip.Addr) ([]Change, error) {
-	if err := allApplied(vips, recordedVIPs(rec)); err != nil {
+	if err := allApplied(vips, rec); err != nil {
 		return nil, err
 	}
-	changes, err := toUndo(sys, rec.All(), vips)
-	if err != nil {
-		return nil, err
-	}
-	for i, c := range changes {
-		err := c.perform(sys)
+	former := chosen(rec.All(), vips)
+	for _, f := range former { // what is bound to be in vain changes nothing
+		c, err := toUndo(sys, f)
 		if err == nil {
-			err = rec.Forget(c.Key)
+			err = c.possible(sys)
 		}
-		if err != nil {
-			return changes[:i], err
+		if err != nil && !isWayBack(f.Key) {
+			return nil, err
 		}
 	}
-	return changes, nil
+	var done []Change
+	var errs []error
+	for _, f := range slices.Backward(former) {
+		c, err := toUndo(sys, f)
+		if err == nil {
+			err = c.perform(sys)
+		}
+		if err == nil {
+			err = rec.Forget(f.Key)
+		}
+		switch {
+		case err == nil:
+			done = append(done, c)
+		case isWayBack(f.Key):
+			errs = append(errs, fmt.Errorf("%s, before %s: left: %w", f.Key, f.Value, err))
+		default:
+			return done, errors.Join(append(errs, err)...)
+		}
+	}
+	return done, errors.Join(errs...)
 }
 
 // allApplied allows any VIP when none is applied: undo may be asked for twice, and has to end what
 // an apply left that was killed before the first VIP.
-func allApplied(vips, applied []netip.Addr) error {
+func allApplied(vips []netip.Addr, rec *host.Record) error {
+	applied := recordedVIPs(rec)
+	if len(applied) == 0 && !slices.ContainsFunc(rec.All(), func(f host.Former) bool { return isWayBack(f.Key) }) {
+		return nil
+	}
 	var errs []error
 	for _, vip := range vips {
-		if len(applied) > 0 && !slices.Contains(applied, vip) {
+		if !slices.Contains(applied, vip) {
 			errs = append(errs, fmt.Errorf("VIP %s: not among those applied: %v", vip, applied))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func toUndo(sys system, former []host.Former, vips []netip.Addr) ([]Change, error) {
-	var changes []Change
-	for _, f := range slices.Backward(chosen(former, vips)) {
-		step, err := stepOf(f.Key)
-		if err != nil {
-			return nil, err
-		}
-		now, err := sys.get(f.Key)
-		if err != nil {
-			return nil, err
-		}
-		c := Change{Key: f.Key, Before: now, After: f.Value}
-		ours := Step{Want: step.Want[:1]}.fits(now) || now == altered || f.Value == absent // what was not there may go, whatever became of it
-		if now != f.Value && !ours {
-			c.After, c.Left = now, "set by somebody else since"
-		}
-		if err := c.possible(sys); err != nil {
-			return nil, err
-		}
-		changes = append(changes, c)
+// toUndo returns the change that restores a former value.
+func toUndo(sys system, f host.Former) (Change, error) {
+	t, err := thingOf(f.Key)
+	if err != nil {
+		return Change{}, err
 	}
-	return changes, nil
+	now, err := sys.get(f.Key)
+	if err != nil {
+		return Change{}, err
+	}
+	c := Change{Key: f.Key, Before: now}
+	var others bool
+	if d, ok := t.(defaultRoute); ok && d.table != replyTable {
+		c.After, others = d.restored(now, f.Value)
+	} else {
+		c.After = f.Value
+		ours := Step{Want: t.want()[:1]}.fits(now) || now == altered || f.Value == absent // what was not there may go, whatever became of it
+		if others = now != f.Value && !ours; others {
+			c.After = now
+		}
+	}
+	if others {
+		c.Left = "set by somebody else since; before apply it was " + f.Value
+	}
+	return c, nil
 }
 
-// chosen returns the entries of these VIPs, all entries when no VIP is named or none is left.
+// chosen returns the entries of these VIPs, with the last VIP also what they share, and all entries when no VIP is named.
 func chosen(former []host.Former, vips []netip.Addr) []host.Former {
-	var named []host.Former
+	if len(vips) == 0 {
+		return former
+	}
+	var named, shared []host.Former
 	others := false
 	for _, f := range former {
 		vip, ok := vipOf(f.Key)
-		if ok && slices.Contains(vips, vip) {
-			named = append(named, f)
-		} else if ok {
+		switch {
+		case ok && !slices.Contains(vips, vip):
 			others = true
+		case ok:
+			named, shared = append(named, f), append(shared, f)
+		case !isWayBack(f.Key):
+			shared = append(shared, f)
 		}
 	}
-	if len(vips) == 0 || !others {
-		return former
+	if others {
+		return named
 	}
-	return named
+	return shared
 }

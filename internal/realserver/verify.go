@@ -1,6 +1,7 @@
 package realserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -46,8 +47,16 @@ func (s State) finding() finding.Finding {
 	if f.Severity != finding.OK {
 		f.Want, f.Remedy = s.Want[0], applyAgain
 	}
+	switch {
+	case s.own:
+		f.Remedy = sysctlRemedy(s.Key, s.Want[0])
+	case s.odd != nil:
+		f.Remedy = "remove that route, then " + applyAgain
+	}
 	return f
 }
+
+func sysctlRemedy(name, value string) string { return fmt.Sprintf("sysctl -w %s=%s", name, value) }
 
 // whereVIPsStand: a virtual address is on lo or at a tunnel's end, and by itself. On another interface it is answered for in ARP; with a
 // shorter prefix than its length, its whole network is this host.
@@ -117,16 +126,23 @@ func whatARPDoes(states []State, vips []netip.Addr) (findings []finding.Finding,
 				continue // neighbour discovery answers for addresses of the receiving interface only
 			}
 			filtered := slices.ContainsFunc(states, func(s State) bool { return s.Key == silent{vip}.key() && s.OK() })
+			remedy := func(setting, value string) string {
+				own := host.SysctlName("net", "ipv4", "conf", name, setting)
+				if slices.ContainsFunc(states, func(s State) bool { return s.own && s.Key == own }) {
+					return sysctlRemedy(own, "0")
+				}
+				return "poise realserver apply, or " + sysctlRemedy("net.ipv4.conf.all."+setting, value) + " (on lo alone it does nothing)"
+			}
 			f := finding.Finding{How: finding.Computed, What: fmt.Sprintf("%s leaves ARP for %v to the director", name, vip), Severity: finding.Fault}
 			switch {
 			case filtered:
 				f.Severity, f.Seen = finding.OK, "nftables lets no ARP for it out"
 			case ignore != 1 && ignore != 2 && ignore != 8:
 				f.Seen = fmt.Sprintf("arp_ignore %d in force: it answers", ignore)
-				f.Want, f.Remedy = "arp_ignore 1", "poise realserver apply, or sysctl -w net.ipv4.conf.all.arp_ignore=1 (on lo alone it does nothing)"
+				f.Want, f.Remedy = "arp_ignore 1", remedy("arp_ignore", "1")
 			case announce != 2:
 				f.Seen = fmt.Sprintf("arp_announce %d in force: it asks in the name of %v", announce, vip)
-				f.Want, f.Remedy = "arp_announce 2", "poise realserver apply, or sysctl -w net.ipv4.conf.all.arp_announce=2"
+				f.Want, f.Remedy = "arp_announce 2", remedy("arp_announce", "2")
 			default:
 				f.Severity, f.Seen = finding.OK, fmt.Sprintf("arp_ignore %d, arp_announce %d in force", ignore, announce)
 			}
@@ -180,8 +196,7 @@ func someClient(ipv6 bool) netip.Addr {
 
 // howRepliesLeave asks the kernel's routing where a reply to some client goes.
 func howRepliesLeave(states []State, _ []netip.Addr) (findings []finding.Finding, _ error) {
-	var through defaultRoute
-	ask := func(what string, from netip.Addr, p Port) {
+	ask := func(what string, through defaultRoute, from netip.Addr, p Port) {
 		gateway, ifname, err := host.RouteTo(someClient(through.gateway.Is6()), from, p.protocol(), p.Number, 40000)
 		f := finding.Finding{How: finding.Computed, What: what, Severity: finding.FaultUnless(err == nil && gateway == through.gateway), Seen: fmt.Sprintf("through %v on %s", gateway, ifname)}
 		if err != nil {
@@ -192,22 +207,24 @@ func howRepliesLeave(states []State, _ []netip.Addr) (findings []finding.Finding
 		}
 		findings = append(findings, f)
 	}
+	through := make(map[bool]defaultRoute) // by whether it is of IPv6: the one for replies alone
 	for _, s := range states {
 		t, err := thingOf(s.Key)
 		if err != nil {
-			continue
+			continue // an interface's own setting
 		}
 		switch t := t.(type) {
-		case defaultRoute:
-			through = t
-			if t.table != replyTable {
-				ask("replies pass the director", netip.Addr{}, Port{})
+		case defaultRoute: // before the rules that lead to it
+			if t.table == replyTable {
+				through[t.gateway.Is6()] = t
+				continue
 			}
+			ask(fmt.Sprintf("IPv%s replies pass the director", familyDigit(t.gateway.Is6())), t, netip.Addr{}, Port{})
 		case replies:
 			if t.Protocol == "sctp" {
 				continue // the kernel has rules for it, but answers no question
 			}
-			ask(fmt.Sprintf("replies from %v %s port %d pass the director", t.from, t.Protocol, t.Number), t.from, t.Port)
+			ask(fmt.Sprintf("replies from %v %s port %d pass the director", t.from, t.Protocol, t.Number), through[t.from.Is6()], t.from, t.Port)
 		}
 	}
 	return findings, nil
@@ -218,14 +235,17 @@ func whatIsSaid(ctx context.Context, listen time.Duration, vips []netip.Addr) ([
 	if listen <= 0 || len(vips) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, listen)
+	end, cancel := context.WithTimeout(ctx, listen)
 	defer cancel()
 	said := make(map[netip.Addr]string)
-	err := host.Overhear(ctx, func(c host.Claim) {
+	err := host.Overhear(end, func(c host.Claim) {
 		if c.Own && said[c.Addr] == "" {
 			said[c.Addr] = fmt.Sprintf("%s on %s", c.Kind, c.Interface)
 		}
 	})
+	if err = cmp.Or(err, context.Cause(ctx)); err != nil {
+		return nil, err // who has not listened to the end has not heard silence
+	}
 	var findings []finding.Finding
 	for _, vip := range vips {
 		f := finding.Finding{How: finding.Observed, What: fmt.Sprintf("nothing is said about %v", vip), Severity: finding.FaultUnless(said[vip] == ""), Seen: fmt.Sprintf("nothing in %v", listen)}
@@ -234,5 +254,5 @@ func whatIsSaid(ctx context.Context, listen time.Duration, vips []netip.Addr) ([
 		}
 		findings = append(findings, f)
 	}
-	return findings, err
+	return findings, nil
 }
