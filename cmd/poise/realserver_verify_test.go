@@ -62,6 +62,23 @@ func TestNetnsVerify(t *testing.T) {
 	}
 }
 
+// Another gateway takes the first one's place, in the table for replies as well as in what must be.
+func TestNetnsAnotherGateway(t *testing.T) {
+	lab.NeedRoot(t)
+	n := lab.New(t)
+	h := n.Host("server")
+	h.Connect(n.Switch("net"), "192.0.2.21/24")
+	h.Route("default", "192.0.2.254")
+	dir := t.TempDir()
+	for _, gateway := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.1"} {
+		h.Run("poise", "realserver", "apply", "--mode", "nat", "--gateway", gateway, "--port", "80", "--runtime-dir", dir)
+		if w := examined(t, h, "realserver", "verify", "--listen", "0s", "--runtime-dir", dir); len(w) > 0 {
+			t.Errorf("gateway %s: %+v", gateway, w)
+		}
+		h.Run("poise", "realserver", "status", "--runtime-dir", dir)
+	}
+}
+
 // A router advertises itself beside the way that was applied: poise could not make its route again, so it says so and
 // leaves it, and all else is examined and undone.
 func TestNetnsAdvertisedRouter(t *testing.T) {

@@ -207,17 +207,23 @@ func howRepliesLeave(states []State, _ []netip.Addr) (findings []finding.Finding
 		}
 		findings = append(findings, f)
 	}
+	var things []thing
 	through := make(map[bool]defaultRoute) // by whether it is of IPv6: the one for replies alone
 	for _, s := range states {
 		t, err := thingOf(s.Key)
 		if err != nil {
 			continue // an interface's own setting
 		}
+		things = append(things, t)
+		if d, ok := t.(defaultRoute); ok && d.table == replyTable {
+			through[d.gateway.Is6()] = d
+		}
+	}
+	for _, t := range things {
 		switch t := t.(type) {
-		case defaultRoute: // before the rules that lead to it
+		case defaultRoute:
 			if t.table == replyTable {
-				through[t.gateway.Is6()] = t
-				continue
+				continue // the rules that lead to it are asked
 			}
 			ask(fmt.Sprintf("IPv%s replies pass the director", familyDigit(t.gateway.Is6())), t, netip.Addr{}, Port{})
 		case replies:
