@@ -158,6 +158,10 @@ func (b *binder) checkSync(file *object, sync *Sync, c *Config) {
 			*sync.ID = c.Routers[i].VRID
 		}
 	}
+	// The kernel asks whether there is a daemon for the backup, not whether that is all (sysctl_backup_only in include/net/ip_vs.h).
+	if n := c.IPVS.Sysctl.BackupOnly; n != nil && *n == 1 && sync.Role == SyncBoth {
+		b.report(file, "ipvs.sysctl.backup_only", "with the role \"both\" in [ipvs.sync] this director would serve nothing")
+	}
 	// The kernel refuses either while there is the other.
 	for i := range c.Services {
 		s := &c.Services[i]
