@@ -394,6 +394,66 @@ func TestNetnsConnTwoRouters(t *testing.T) {
 	wantSilence(t, front)
 }
 
+// A tap is for one interface: what a VLAN of it carries is another one's, whether it comes in or goes out.
+func TestNetnsTapOfTrunk(t *testing.T) {
+	hosts := connHosts(t, 2)
+	src, c := hosts[0].v4, connConfig(3, vip4)
+	hosts[1].listen(t, c, hosts[1].v4) // joins the group
+	var taps []*vrrp.Tap
+	for _, h := range hosts {
+		err := h.Do(func() error {
+			tap, err := vrrp.OpenTap(h.ifindex)
+			if err == nil {
+				t.Cleanup(func() { tap.Close() })
+				taps = append(taps, tap)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := hosts[1].capture(t)
+	conn := hosts[0].listen(t, c, src)
+	send(t, conn, c.Advert(0))
+	plain := bytes.Clone(next(vrrpFrame))
+	tagged := func(vlan byte, priority uint8) []byte {
+		frame := slices.Concat(plain[:12], []byte{0x81, 0x00, 0xc0, vlan}, plain[12:14+20])
+		return c.Advert(priority).Append(frame, src, vrrp.GroupIPv4, vrrp.PseudoHeader)
+	}
+	err := hosts[0].Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		for _, frame := range [][]byte{tagged(100, 1), tagged(0, 2)} {
+			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: hosts[0].ifindex, Protocol: 0x0081}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(t, conn, c.Advert(3))
+	for i, want := range [][]uint8{{0, 3}, {0, 2, 3}} { // the frames with a tag that it sends itself are not told apart
+		var heard []uint8
+		for !slices.Contains(heard, 3) {
+			waitReadable(t, taps[i].FD(), patience)
+			if p, from, ok, err := taps[i].Receive(); err != nil || ok && (from.Own != (i == 0) || !bytes.Equal(from.MAC, plain[6:12])) {
+				t.Fatalf("from %+v, %v", from, err)
+			} else if ok {
+				heard = append(heard, p.Payload[2])
+			}
+		}
+		if !slices.Equal(heard, want) {
+			t.Errorf("%s: heard the adverts with priority %v, want %v", hosts[i].Name, heard, want)
+		}
+	}
+}
+
 // While a router opens its sockets nothing reaches them that is not for it.
 func TestNetnsConnHearsNothingEarly(t *testing.T) {
 	h := connHosts(t, 1)[0]

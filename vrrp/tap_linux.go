@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -16,19 +17,31 @@ type Tap struct {
 	in []byte
 }
 
-// tapped is a filter for VRRP behind an IP header, without extension headers.
+// tapped is a filter for VRRP behind an IP header, without extension headers. A trunk's VLANs pass the tap on the trunk, too, and are
+// not for it: of what comes in, the kernel has taken the tag out of the frame by then and keeps it beside; of what goes out the
+// frame may have it, and then the protocol is that of the tag. VLAN 0 is no VLAN, but a priority (IEEE 802.1Q section 9.6).
 var tapped = []unix.SockFilter{
-	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 0}, // the version
-	{Code: unix.BPF_ALU | unix.BPF_RSH | unix.BPF_K, K: 4},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 4, Jf: 2},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: besideTagged},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 2},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: besideTag},
+	{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: 0x0fff, Jt: 8},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: besideProtocol},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.ETH_P_IP, Jf: 2},
 	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 9},
 	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: Protocol, Jt: 3, Jf: 4},
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 6, Jf: 3},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.ETH_P_IPV6, Jf: 3},
 	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 6},
 	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: Protocol, Jf: 1},
 	{Code: unix.BPF_RET | unix.BPF_K, K: mostBytes},
 	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 }
+
+// Where a filter finds what the kernel knows of a packet beside its bytes (SKF_AD_* in include/uapi/linux/filter.h).
+const (
+	besideProtocol = 1<<32 - 0x1000
+	besideTag      = besideProtocol + 44
+	besideTagged   = besideProtocol + 48
+)
 
 // OpenTap begins to see what passes an interface of the calling thread's network namespace. It needs CAP_NET_RAW. Adverts to a
 // group are there only while somebody on this host has joined it.
@@ -56,24 +69,32 @@ func (t *Tap) FD() int { return t.fd }
 // Close closes the socket.
 func (t *Tap) Close() error { return unix.Close(t.fd) }
 
-// Receive returns the next packet and whether this host sent it, or false when none waits. Its payload is valid until the
-// next call. A packet that cannot be read comes empty, which a [Filter] refuses.
-func (t *Tap) Receive() (p Packet, own, ok bool, err error) {
-	n, from, err := unix.Recvfrom(t.fd, t.in, 0)
+// Sender is who sent a packet: this host, or the neighbour with this MAC address.
+type Sender struct {
+	Own bool
+	MAC net.HardwareAddr
+}
+
+// Receive returns the next packet and who sent it, or false when none waits. Its payload is valid until the next call. A packet that
+// cannot be read comes empty, which a [Filter] refuses.
+func (t *Tap) Receive() (p Packet, from Sender, ok bool, err error) {
+	n, sender, err := unix.Recvfrom(t.fd, t.in, 0)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
-		return Packet{}, false, false, nil
+		return Packet{}, Sender{}, false, nil
 	case err != nil:
-		return Packet{}, false, false, fmt.Errorf("packet socket: %w", err)
+		return Packet{}, Sender{}, false, fmt.Errorf("packet socket: %w", err)
 	}
-	sender, known := from.(*unix.SockaddrLinklayer)
+	if link, known := sender.(*unix.SockaddrLinklayer); known {
+		from = Sender{link.Pkttype == unix.PACKET_OUTGOING, append(net.HardwareAddr(nil), link.Addr[:min(int(link.Halen), len(link.Addr))]...)}
+	}
 	b := t.in[:n]
 	if n > 0 && b[0]>>4 == 6 {
 		p, _ = parseIPv6(b)
 	} else {
 		p, _ = ParseIPv4(b)
 	}
-	return p, known && sender.Pkttype == unix.PACKET_OUTGOING, true, nil
+	return p, from, true, nil
 }
 
 // parseIPv6 reads a whole IPv6 packet without extension headers.

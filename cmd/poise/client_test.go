@@ -5,8 +5,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"poise/internal/director"
 )
@@ -89,5 +92,23 @@ func TestCompletion(t *testing.T) {
 		if out, err := command(t, append(words, "--runtime-dir", dir, "")...); out != tt.want+noFiles || err != nil {
 			t.Errorf("%s: offers %q, error %v, want %q", tt.line, out, err, tt.want)
 		}
+	}
+}
+
+// The doctor does not wait for a daemon that hangs, and says so.
+func TestDoctorOfHungDaemon(t *testing.T) {
+	t.Parallel()
+	dir := serveControl(t, map[string]http.HandlerFunc{"GET /v1/status": func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-time.After(patience):
+		}
+	}})
+	file := filepath.Join(t.TempDir(), "poise.toml")
+	if err := os.WriteFile(file, []byte(block("web", `"192.0.2.10:80"`, `forward = "nat"`, `{ address = "127.0.0.1" }`)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := command(t, "doctor", file, "--runtime-dir", dir); !strings.Contains(out, "the daemon answers") || !strings.Contains(out, "not within 2s") {
+		t.Errorf("says %q, error %v", out, err)
 	}
 }

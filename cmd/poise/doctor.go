@@ -4,15 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"poise/config"
 	"poise/internal/doctor"
+	"poise/internal/finding"
 	"poise/internal/status"
 )
 
@@ -43,7 +46,9 @@ or probed by asking. What is wrong comes with a remedy.
 			if err != nil {
 				return exitError{err, unexamined}
 			}
-			findings, err := doctor.Examine(ctx, cfg, balancerOf(ctx, dir))
+			balancer, findings := balancerOf(ctx, dir)
+			more, err := doctor.Examine(ctx, cfg, balancer)
+			findings = append(findings, more...)
 			if servers && ctx.Err() == nil {
 				more, errServers := doctor.Servers(ctx, cfg, dir)
 				findings, err = append(findings, more...), errors.Join(err, errServers)
@@ -59,16 +64,24 @@ or probed by asking. What is wrong comes with a remedy.
 	return cmd
 }
 
-// balancerOf is the balancer of the daemon with this runtime directory; 0 where none runs.
-func balancerOf(ctx context.Context, dir string) (pid int) {
-	body, err := request(ctx, dir, http.MethodGet, "/v1/status", nil)
-	if err != nil {
-		return 0
-	}
-	defer body.Close()
+// daemonTime is how long the daemon has to answer: this is for when something is wrong, too.
+const daemonTime = 2 * time.Second
+
+// balancerOf is the balancer of the daemon with this runtime directory; 0 where none runs, or where it hangs, which is a finding.
+func balancerOf(ctx context.Context, dir string) (pid int, hung []finding.Finding) {
+	ctx, cancel := context.WithTimeout(ctx, daemonTime)
+	defer cancel()
 	var snap status.Snapshot
-	if json.NewDecoder(body).Decode(&snap) != nil {
-		return 0
+	body, err := request(ctx, dir, http.MethodGet, "/v1/status", nil)
+	if err == nil {
+		defer body.Close()
+		err = json.NewDecoder(body).Decode(&snap)
 	}
-	return snap.Balancer.PID
+	if errors.Is(err, context.DeadlineExceeded) {
+		hung = append(hung, finding.Finding{
+			How: finding.Probed, What: "the daemon answers", Severity: finding.Warning, Seen: fmt.Sprintf("not within %v", daemonTime),
+			Want: "its status", Remedy: "journalctl -u poise: what it said last; then systemctl restart poise", Page: "docs/operations.md#examining-a-director",
+		})
+	}
+	return snap.Balancer.PID, hung
 }

@@ -262,3 +262,21 @@ func TestLabDoctorBackup(t *testing.T) {
 		}
 	}
 }
+
+// TestLabDoctorBackupOnly: from a director that balances nothing as long as it is a backup nobody is asked, and no server is blamed.
+func TestLabDoctorBackupOnly(t *testing.T) {
+	l := newLVS(t)
+	l.Director.DelAddr("eth0", lab.VIP+"/32")
+	l.AddNeighbour().AddAddr("eth0", lab.VIP+"/32") // the master, where nothing listens
+	server := l.AddServer(lab.DR)
+	server.Run("poise", "realserver", "apply", "--vip", lab.VIP, "--runtime-dir", t.TempDir())
+	server.ServeHTTP(":80")
+	d := startDaemon(t, l.Director, block("dr", fmt.Sprintf("\"%s:80\"", lab.VIP), `forward = "dr"`, fmt.Sprintf("{ address = %q }", server.Addr))+
+		"[ipvs.sysctl]\nbackup_only = 1\n[ipvs.sync]\nrole = \"backup\"\ninterface = \"eth0\"\nid = 1\n")
+	wrong := slices.DeleteFunc(examined(t, l.Director, "doctor", d.file, "--servers", "--runtime-dir", d.dir), func(f finding.Finding) bool {
+		return !strings.HasPrefix(f.What, "server")
+	})
+	if len(wrong) != 1 || wrong[0].Severity != finding.Warning || !strings.HasPrefix(wrong[0].Seen, "nobody was asked: net.ipv4.vs.backup_only is 1") {
+		t.Errorf("found %+v", wrong)
+	}
+}

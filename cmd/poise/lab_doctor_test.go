@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -75,6 +76,17 @@ func TestLabDoctor(t *testing.T) {
 		}
 	}
 
+	l.Director.Run("sh", "-c", "sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ip route add default via 192.0.2.254 table 100; ip rule add from 192.0.2.10 lookup 100")
+	if wrong := examine(); len(wrong) > 0 {
+		t.Errorf("a way back that is the address's own: found %+v", wrong)
+	}
+	// Packets for an address on a dummy come routed: who is asked for it there, and which way back clients have, does not matter.
+	l.Director.Run("sh", "-c", "ip address del 192.0.2.10/32 dev eth0; ip link add dummy0 type dummy; ip link set dummy0 up; "+
+		"ip address add 192.0.2.10/32 dev dummy0; sysctl -qw net.ipv4.conf.dummy0.rp_filter=1")
+	if wrong := examine(); len(wrong) > 0 {
+		t.Errorf("an address on a dummy: found %+v", wrong)
+	}
+
 	// A full table drops connections, those of this examination among them.
 	if _, inGuest := os.LookupEnv(guest.BackendVar); !inGuest {
 		return // it is the same for the whole machine
@@ -92,6 +104,30 @@ func TestLabDoctor(t *testing.T) {
 	run(t, strings.Fields(remedy)...)
 	if wrong := examine(); len(wrong) > 0 {
 		t.Errorf("a full table: after %q still %+v", remedy, wrong)
+	}
+}
+
+// TestLabDoctorTrunk: a router on an interface and one on a VLAN of it have nothing to do with each other, whatever their VRIDs.
+func TestLabDoctorTrunk(t *testing.T) {
+	p := newPair(t, keys{"advert_interval": "200ms"})
+	for i, n := range []*node{p.a, p.b} {
+		n.Run("sh", "-c", fmt.Sprintf("ip link add link eth0 name eth0.100 type vlan id 100; ip link set eth0.100 up; ip address add 198.51.100.%d/24 dev eth0.100", i+1))
+		vlan := keys{"name": "vlan", "interface": "eth0.100", "vrid": 51, "priority": 100 + 50*i, "addresses": []string{"198.51.100.10"}, "advert_interval": "200ms"}
+		n.routers = append(n.routers, vlan)
+		n.start()
+	}
+	p.wantMaster(p.a)
+	lab.Eventually(t, patience, func() error {
+		a, b := p.a.Run("ip", "address", "show", "dev", "eth0.100"), p.b.Run("ip", "address", "show", "dev", "eth0.100")
+		if strings.Contains(a, "198.51.100.10/32") || !strings.Contains(b, "198.51.100.10/32") {
+			return errors.New(a + b)
+		}
+		return nil
+	})
+	for _, n := range []*node{p.a, p.b} {
+		if wrong := examined(t, n.Host, "doctor", n.file, "--runtime-dir", n.dir); len(wrong) > 0 {
+			t.Errorf("%s: found %+v", n.addr, wrong)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +37,19 @@ func TestNetnsDoctor(t *testing.T) {
 		t.Errorf("no %q with %q in %+v", what, seen, wrong)
 	}
 	healthy("at first")
+
+	// The master may be a server, too.
+	both := filepath.Join(t.TempDir(), "poise.toml")
+	config := p.b.config() + block("web", `"192.0.2.10:80"`, `forward = "dr"`, `{ address = "192.0.2.1" }, { address = "192.0.2.2" }`) +
+		block("web6", `"[2001:db8::10]:80"`, `forward = "dr"`, `{ address = "2001:db8::1" }, { address = "2001:db8::2" }`)
+	if err := os.WriteFile(both, []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range examined(t, p.b.Host, "doctor", both, "--runtime-dir", p.b.dir) {
+		if strings.HasPrefix(f.What, "one director answers") {
+			t.Errorf("a master that is a server: %+v", f)
+		}
+	}
 
 	stop := p.speak(vrrp.Advert{Version: 3, VRID: 51, Priority: 50, Interval: time.Second, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.99")}})
 	for _, n := range []*node{p.a, p.b} {
@@ -74,6 +89,15 @@ func TestNetnsDoctor(t *testing.T) {
 	p.a.Run("nft", "delete table inet firewall")
 	p.b.start()
 	healthy("after a master that was not heard")
+
+	// Another interface of the master's answers, too.
+	second := p.a.Connect(p.sw, "192.0.2.77/24")
+	wrong = examine(p.a)
+	if len(wrong) != 1 || wrong[0].Severity != finding.Warning || wrong[0].What != "this host answers for 192.0.2.10 on eth0 alone" || !strings.HasPrefix(wrong[0].Seen, "by "+second) {
+		t.Fatalf("two interfaces in one network: %+v", wrong)
+	}
+	p.a.Run("sh", "-c", wrong[0].Remedy)
+	healthy("after the second interface")
 
 	p.b.stop()
 	p.a.powerOff()

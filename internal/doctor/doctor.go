@@ -13,6 +13,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -33,10 +34,19 @@ func Examine(ctx context.Context, cfg *config.Config, balancer int) ([]finding.F
 	if err != nil {
 		return findings, errors.Join(errKernel, err)
 	}
+	heard := sync.OnceValues(func() (elections, error) { return routers(ctx, cfg.Routers) })
 	around, err := together(
 		func() ([]finding.Finding, error) { return links(cfg, where) },
-		func() ([]finding.Finding, error) { return routers(ctx, cfg.Routers) },
-		func() ([]finding.Finding, error) { return holders(ctx, cfg, where) },
+		func() ([]finding.Finding, error) {
+			e, err := heard()
+			return e.findings, err
+		},
+		func() ([]finding.Finding, error) {
+			return holders(ctx, cfg, where, func() []net.HardwareAddr {
+				e, _ := heard()
+				return e.directors
+			})
+		},
 		func() ([]finding.Finding, error) { return servers(ctx, cfg) },
 	)
 	findings = append(findings, around...)

@@ -44,8 +44,9 @@ func links(cfg *config.Config, where map[string][]netip.Addr) (findings []findin
 			return findings, err
 		}
 		findings = append(findings, following...)
-		if slices.ContainsFunc(where[name], func(vip netip.Addr) bool { return vip.Is4() && ofServices[vip] }) {
-			findings = append(findings, reversePath(host.Sysctls{}, name))
+		vips := slices.DeleteFunc(slices.Clone(where[name]), func(vip netip.Addr) bool { return !vip.Is4() || !ofServices[vip] })
+		if len(vips) > 0 {
+			findings = append(findings, reversePath(host.Sysctls{}, name, vips))
 		}
 	}
 	return findings, nil
@@ -98,19 +99,35 @@ func largeReceive(name string) (finding.Finding, error) {
 
 // reversePath: with the strict check a packet is dropped if the way back to its sender leaves through another interface. Who
 // the clients are nobody knows; most are behind the default route.
-func reversePath(s host.Sysctls, name string) finding.Finding {
+func reversePath(s host.Sysctls, name string, vips []netip.Addr) finding.Finding {
 	f := finding.Finding{How: finding.Computed, What: name + " lets packets of all clients in"}
 	filter, err := s.InForce(name, "rp_filter")
-	_, leaves, errRoute := host.RouteTo(through.Somebody(false), netip.Addr{}, uint8(ipvsctl.TCP), 0, 0)
+	leaves := wayToClients(name, vips)
 	switch f.Seen = fmt.Sprintf("rp_filter %d in force", filter); {
 	case err != nil:
 		f.Severity, f.Seen, f.Want, f.Remedy = finding.Warning, err.Error(), "a number", "sysctl net.ipv4.conf shows it"
-	case filter == strict && errRoute == nil && leaves != name:
+	case filter == strict && leaves != name:
 		f.Severity, f.Want = finding.Warning, "0 or 2"
 		f.Seen += fmt.Sprintf(", while the way to clients leaves through %s", leaves)
 		f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name)
 	}
 	return f
+}
+
+// wayToClients is another interface than this through which the way from one of the virtual addresses to clients leaves, or else
+// this one.
+func wayToClients(name string, vips []netip.Addr) string {
+	for _, vip := range vips {
+		// By rules for its source, too; as long as it is another director's, the kernel does not take it for one.
+		_, leaves, err := host.RouteTo(through.Somebody(false), vip, uint8(ipvsctl.TCP), 0, 0)
+		if err != nil {
+			_, leaves, err = host.RouteTo(through.Somebody(false), netip.Addr{}, uint8(ipvsctl.TCP), 0, 0)
+		}
+		if err == nil && leaves != name {
+			return leaves
+		}
+	}
+	return name
 }
 
 // followers: a virtual address with the prefix of the interface's first one goes when that one is deleted. Those that poise

@@ -15,8 +15,9 @@ import (
 	"poise/ipvsctl"
 )
 
-// holders asks on the wire who has each virtual address: one host must, and no real server.
-func holders(ctx context.Context, cfg *config.Config, where map[string][]netip.Addr) (findings []finding.Finding, _ error) {
+// holders asks on the wire who has each virtual address: one host must, and no real server. Directors waits for the MAC addresses of
+// who sends adverts: a master may be a server, too, and has to answer.
+func holders(ctx context.Context, cfg *config.Config, where map[string][]netip.Addr, directors func() []net.HardwareAddr) (findings []finding.Finding, _ error) {
 	vips := addressesOf(cfg)
 	local, err := host.Local(vips)
 	if err != nil {
@@ -51,8 +52,21 @@ func holders(ctx context.Context, cfg *config.Config, where map[string][]netip.A
 			})
 			continue
 		}
+		own, err := byInterface(ifname)
+		if err != nil {
+			return findings, err
+		}
 		for _, vip := range where[ifname] {
-			findings = append(findings, judgeHolder(ifname, vip, local[vip], answers[vip], byMAC(servers, answers, vip.Is4())))
+			if local[vip] {
+				var also []finding.Finding
+				answers[vip], also = judgeOwn(ifname, vip, answers[vip], own)
+				findings = append(findings, also...)
+			}
+			silent := byMAC(servers, answers, vip.Is4())
+			for _, mac := range directors() {
+				delete(silent, mac.String())
+			}
+			findings = append(findings, judgeHolder(ifname, vip, local[vip], answers[vip], silent))
 		}
 	}
 	return findings, nil
@@ -71,7 +85,39 @@ func byMAC(servers []netip.Addr, answers map[netip.Addr][]net.HardwareAddr, is4 
 	return names
 }
 
-// judgeHolder says what the answers for a virtual address mean. servers are those of direct routing, by MAC.
+// byInterface returns this host's interfaces but for one, by their MAC addresses.
+func byInterface(but string) (map[string]string, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[string]string)
+	for _, link := range links {
+		if link.Name != but && len(link.HardwareAddr) > 0 {
+			names[link.HardwareAddr.String()] = link.Name
+		}
+	}
+	return names, nil
+}
+
+// judgeOwn takes out the answers that this host itself gave by another interface in the same network: by IPv4 each answers for all
+// addresses of the host until it is told not to.
+func judgeOwn(ifname string, vip netip.Addr, answers []net.HardwareAddr, own map[string]string) (others []net.HardwareAddr, also []finding.Finding) {
+	for _, mac := range answers {
+		name, is := own[mac.String()]
+		if !is {
+			others = append(others, mac)
+			continue
+		}
+		also = append(also, finding.Finding{
+			How: finding.Probed, What: fmt.Sprintf("this host answers for %v on %s alone", vip, ifname), Severity: finding.Warning,
+			Seen: fmt.Sprintf("by %s (%v), too", name, mac), Want: "one interface that requests come in by", Remedy: fmt.Sprintf("sysctl -w %s=1", host.SysctlName("net", "ipv4", "conf", name, "arp_ignore")),
+		})
+	}
+	return others, also
+}
+
+// judgeHolder says what the answers for a virtual address mean. servers are those of direct routing that must keep silent, by MAC.
 func judgeHolder(ifname string, vip netip.Addr, local bool, answers []net.HardwareAddr, servers map[string]netip.Addr) finding.Finding {
 	f := finding.Finding{How: finding.Probed, What: fmt.Sprintf("one director answers for %v on %s", vip, ifname)}
 	var seen []string
@@ -118,7 +164,7 @@ func addressesOf(cfg *config.Config) (vips []netip.Addr) {
 }
 
 // interfacesOf returns the virtual addresses by the interface on which clients or their router ask for them: the router's
-// that has the address, else one that has it already. Those on lo come routed, and nobody asks.
+// that has the address, else one that has it already. For those on lo or a dummy, which come routed, nobody asks.
 func interfacesOf(cfg *config.Config) (map[string][]netip.Addr, error) {
 	where := make(map[string][]netip.Addr)
 	placed := make(map[netip.Addr]bool)
@@ -132,14 +178,12 @@ func interfacesOf(cfg *config.Config) (map[string][]netip.Addr, error) {
 		if placed[vip] {
 			continue
 		}
-		names, err := host.Holders(vip)
+		names, err := host.Asked(vip)
 		if err != nil {
 			return nil, err
 		}
 		for _, name := range names {
-			if name != "lo" {
-				where[name] = append(where[name], vip)
-			}
+			where[name] = append(where[name], vip)
 		}
 	}
 	return where, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,36 +20,54 @@ import (
 // listenIntervals is how many advert intervals a router is listened to: a backup takes the master for dead after three.
 const listenIntervals = 3
 
-// routers listens to the adverts of all routers at once.
-func routers(ctx context.Context, all []vrrp.Config) ([]finding.Finding, error) {
-	var looks []func() ([]finding.Finding, error)
-	for _, r := range all {
-		looks = append(looks, func() ([]finding.Finding, error) { return router(ctx, r) })
-	}
-	return together(looks...)
+// elections are what was heard of the routers.
+type elections struct {
+	findings  []finding.Finding
+	directors []net.HardwareAddr // who speaks for a router, but for this host
 }
 
-func router(ctx context.Context, c vrrp.Config) ([]finding.Finding, error) {
+// routers listens to the adverts of all routers at once.
+func routers(ctx context.Context, all []vrrp.Config) (e elections, err error) {
+	var looks []func() ([]finding.Finding, error)
+	directors := make([][]net.HardwareAddr, len(all))
+	for i, r := range all {
+		looks = append(looks, func() (found []finding.Finding, err error) {
+			found, directors[i], err = router(ctx, r)
+			return found, err
+		})
+	}
+	e.findings, err = together(looks...)
+	e.directors = slices.Concat(directors...)
+	return e, err
+}
+
+func router(ctx context.Context, c vrrp.Config) (_ []finding.Finding, directors []net.HardwareAddr, _ error) {
 	link, exists, err := host.Look(c.Interface)
 	if err != nil || !exists {
-		return nil, err // that it does not exist is a finding of its own
+		return nil, nil, err // that it does not exist is a finding of its own
 	}
 	local, err := host.Local(c.All())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	h, err := listen(ctx, c, link)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return h.judge(c, local[c.Addresses[0]]), nil
+	for _, from := range h.speakers() {
+		if from.IsValid() {
+			directors = append(directors, h.macs[from])
+		}
+	}
+	return h.judge(c, local[c.Addresses[0]]), directors, nil
 }
 
 // heard is what was on the wire while a router was listened to.
 type heard struct {
-	adverts   []said                 // of the router, in order
-	delivered map[netip.Addr]bool    // who was heard behind the packet filter, too
-	strange   map[netip.Addr]refusal // who sends what no node of the router would
+	adverts   []said                          // of the router, in order
+	macs      map[netip.Addr]net.HardwareAddr // of who was heard
+	delivered map[netip.Addr]bool             // who was heard behind the packet filter, too
+	strange   map[netip.Addr]refusal          // who sends what no node of the router would
 }
 
 // said is an advert. One of this host's own comes from no address.
@@ -67,7 +86,7 @@ type refusal struct {
 // listen takes down what is said in three intervals and a half, so that everybody is heard thrice, and at least for a second, as
 // a busy machine may be late.
 func listen(ctx context.Context, c vrrp.Config, link host.Interface) (heard, error) {
-	h := heard{delivered: make(map[netip.Addr]bool), strange: make(map[netip.Addr]refusal)}
+	h := heard{macs: make(map[netip.Addr]net.HardwareAddr), delivered: make(map[netip.Addr]bool), strange: make(map[netip.Addr]refusal)}
 	conn, err := vrrp.Listen(c, link.Index, c.Source) // first: it joins the group
 	if err != nil {
 		return h, err
@@ -98,11 +117,12 @@ func listen(ctx context.Context, c vrrp.Config, link host.Interface) (heard, err
 // take reads what waits on both sockets.
 func (h *heard) take(c vrrp.Config, filter *vrrp.Filter, tap *vrrp.Tap, conn *vrrp.Conn) error {
 	for {
-		p, own, ok, err := tap.Receive()
+		p, from, ok, err := tap.Receive()
 		if err != nil || !ok {
 			break // an interface that went down
 		}
-		h.note(c, filter, p, own)
+		h.macs[p.Src] = from.MAC
+		h.note(c, filter, p, from.Own)
 	}
 	for {
 		p, ok, err := conn.Receive()

@@ -37,6 +37,9 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 	if len(clients) == 0 {
 		return nil, nil
 	}
+	if asleep, err := backupOnly(ctx); err != nil || len(asleep) > 0 {
+		return asleep, err
+	}
 	var ways []through.Way
 	for _, c := range clients {
 		ways = append(ways, c.way)
@@ -78,6 +81,31 @@ func Servers(ctx context.Context, cfg *config.Config, dir string) (_ []finding.F
 		return nil, err
 	}
 	return findings, nil
+}
+
+// backupOnly is why nobody can be asked from a director that balances nothing as long as it is a backup: what it sends to a virtual
+// address goes to who has that.
+func backupOnly(ctx context.Context) ([]finding.Finding, error) {
+	const setting = "net.ipv4.vs.backup_only"
+	client, err := ipvsctl.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	daemons, err := client.Daemons(ctx)
+	// As the kernel has it, where a daemon for the other role changes nothing (sysctl_backup_only in include/net/ip_vs.h).
+	if err != nil || !slices.ContainsFunc(daemons, func(d ipvsctl.Daemon) bool { return d.Role == ipvsctl.SyncBackup }) {
+		return nil, err
+	}
+	if set, err := (host.Sysctls{}).Read(setting); err != nil || set == "0" {
+		return nil, err
+	}
+	return []finding.Finding{{
+		How: finding.Computed, What: "servers can be asked through the virtual addresses", Severity: finding.Warning,
+		Seen: fmt.Sprintf("nobody was asked: %s is 1 and this host synchronises connections as a backup, so it balances nothing", setting),
+		Want: "a director that balances", Page: "docs/operations.md#through-the-virtual-address",
+		Remedy: fmt.Sprintf("poise doctor --servers: on the master; or sysctl -w %s=0 here for the time, if this host is no server of the other director", setting),
+	}}, nil
 }
 
 // client asks one server as a client of its service does.
@@ -131,7 +159,7 @@ func clientsOf(cfg *config.Config) (clients []*client) {
 					gateway: gateway,
 					room:    room,
 					check:   connection,
-					direct:  needsDirect(checked, destination.Method),
+					direct:  needsDirect(checked && check.Port == 0, destination.Method),
 				}
 				if checked && check.Port == 0 { // else it is not this service that is checked
 					c.check = check

@@ -126,6 +126,12 @@ forward = "nat"
 check = { type = "http", port = 9000 }
 server = [{ address = "127.0.0.7", port = 8081 }]
 [[service]]
+name = "elsewhere"
+listen = ["127.0.0.10:82"]
+forward = "dr"
+check = { type = "http", port = 9000 }
+server = [{ address = "127.0.0.7" }]
+[[service]]
 name = "mark"
 fwmark = 7
 forward = "dr"
@@ -136,14 +142,15 @@ server = [{ address = "127.0.0.7" }]
 	}
 	var got []string
 	for _, c := range clientsOf(cfg) {
-		got = append(got, fmt.Sprintf("%s %v %v %v %s %s", c.service, c.way.VIP, c.way.Server, c.way.Method, c.check.Type, c.check.Host))
+		got = append(got, fmt.Sprintf("%s %v %v %v direct=%v %s %s", c.service, c.way.VIP, c.way.Server, c.way.Method, c.direct, c.check.Type, c.check.Host))
 	}
 	want := []string{
-		"web 127.0.0.10:80 127.0.0.7:80 dr http 127.0.0.7:80",
-		"web 127.0.0.11:8000 127.0.0.7:8000 dr http 127.0.0.7:8000",
-		"web 127.0.0.10:80 127.0.0.9:80 dr tcp ",
-		"web 127.0.0.11:8000 127.0.0.9:8000 dr tcp ",
-		"nat 127.0.0.10:81 127.0.0.7:8081 nat tcp ",
+		"web 127.0.0.10:80 127.0.0.7:80 dr direct=true http 127.0.0.7:80",
+		"web 127.0.0.11:8000 127.0.0.7:8000 dr direct=true http 127.0.0.7:8000",
+		"web 127.0.0.10:80 127.0.0.9:80 dr direct=false tcp ",
+		"web 127.0.0.11:8000 127.0.0.9:8000 dr direct=false tcp ",
+		"nat 127.0.0.10:81 127.0.0.7:8081 nat direct=true tcp ",
+		"elsewhere 127.0.0.10:82 127.0.0.7:82 dr direct=false tcp ",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -195,6 +195,26 @@ func Holders(addr netip.Addr) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
+// Asked returns those of [Holders] where neighbours ask for an address: not lo, nor what has no ARP, as a dummy, to which packets
+// come routed.
+func Asked(addr netip.Addr) ([]string, error) {
+	names, err := Holders(addr)
+	if err != nil {
+		return nil, err
+	}
+	var asked []string
+	for _, name := range names {
+		link, _, err := Look(name)
+		if err != nil {
+			return nil, err
+		}
+		if name != "lo" && !link.NoARP {
+			asked = append(asked, name)
+		}
+	}
+	return asked, nil
+}
+
 // Local returns those of addrs that are this host's own: packets to them are delivered here.
 func Local(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)

@@ -115,13 +115,16 @@ func TestNetnsHolders(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for addr, want := range map[string][]string{
-		"192.0.2.10":   {"eth0", "peer"},
-		"2001:db8::10": {"lo"},
-		"192.0.2.11":   nil,
+	linkDo(t, "peer", netlink.LinkSetARPOff)
+	for addr, want := range map[string]struct{ holders, asked []string }{
+		"192.0.2.10":   {[]string{"eth0", "peer"}, []string{"eth0"}},
+		"2001:db8::10": {[]string{"lo"}, nil},
+		"192.0.2.11":   {},
 	} {
-		if got, err := Holders(netip.MustParseAddr(addr)); !slices.Equal(got, want) || err != nil {
-			t.Errorf("%s: %q, %v, want %q", addr, got, err, want)
+		holders, err := Holders(netip.MustParseAddr(addr))
+		asked, errAsked := Asked(netip.MustParseAddr(addr))
+		if !slices.Equal(holders, want.holders) || !slices.Equal(asked, want.asked) || err != nil || errAsked != nil {
+			t.Errorf("%s: %q, %q, %v, %v, want %q", addr, holders, asked, err, errAsked, want)
 		}
 	}
 }

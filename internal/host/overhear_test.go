@@ -2,9 +2,16 @@ package host
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func TestParseClaim(t *testing.T) {
@@ -41,6 +48,49 @@ func TestParseClaim(t *testing.T) {
 		if ok != (c.kind != "") || ok && (got.Kind != c.kind || got.Addr != c.addr || !bytes.Equal(got.MAC, mac)) {
 			t.Errorf("%s: got %+v, %v", c.name, got, ok)
 		}
+	}
+}
+
+// What a trunk's VLAN carries is no claim on the trunk.
+func TestNetnsClaimOfVLAN(t *testing.T) {
+	inNetns(t, "eth0")
+	peer, err := netlink.LinkByName("peer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tap, err := OpenTap(unix.SOCK_RAW, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tap.Close()
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for addr, tag := range map[string][]byte{"192.0.2.100": {0x81, 0, 0, 100}, "192.0.2.10": {0x81, 0, 0xc0, 0}, "192.0.2.11": nil} {
+		frame, err := GratuitousARP(net.HardwareAddr{2, 0, 0, 0, 0, 7}, netip.MustParseAddr(addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame = slices.Concat(frame[:12], tag, frame[12:])
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: peer.Attrs().Index, Protocol: binary.NativeEndian.Uint16(frame[12:])}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var heard []string
+	if err := tap.Hear(ctx, claimsTo(func(c Claim) {
+		if c.Interface == "eth0" {
+			heard = append(heard, c.Addr.String())
+		}
+	})); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(heard)
+	if want := []string{"192.0.2.10", "192.0.2.11"}; !slices.Equal(heard, want) {
+		t.Errorf("heard %v, want %v", heard, want)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,9 +15,26 @@ import (
 // receives or sends them.
 type Tap struct{ fd int }
 
+// ofInterface begins a filter: packets of a trunk's VLANs pass twice, and the first time with the trunk, which they are not for. The
+// kernel has taken the tag out of the frame by then and keeps it beside. VLAN 0 is no VLAN, but a priority (IEEE 802.1Q section 9.6).
+var ofInterface = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: besideTagged},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 3},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: besideTag},
+	{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: 0x0fff, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+// Where a filter finds what the kernel knows of a packet beside its bytes (SKF_AD_* in include/uapi/linux/filter.h).
+const (
+	besideTag    = 1<<32 - 0x1000 + 44
+	besideTagged = 1<<32 - 0x1000 + 48
+)
+
 // OpenTap returns a tap for what a filter lets through: whole frames with unix.SOCK_RAW, with unix.SOCK_DGRAM what is in them. It
 // needs CAP_NET_RAW.
 func OpenTap(kind int, filter []unix.SockFilter) (Tap, error) {
+	filter = slices.Concat(ofInterface, filter)
 	// With protocol 0 nothing comes before the filter is there.
 	fd, err := unix.Socket(unix.AF_PACKET, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

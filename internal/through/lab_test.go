@@ -20,13 +20,15 @@ func TestLabThrough(t *testing.T) {
 	l := lab.NewLVS(t)
 	l.Director.AddAddr("eth0", lab.VIP+"/32")
 	right, wrong := l.AddServer(lab.DR), l.AddServer(lab.DR)
+	serving := make(map[*lab.RealServer]*lab.Server)
 	for _, s := range []*lab.RealServer{right, wrong} {
 		s.Sysctl("net/ipv4/conf/all/arp_ignore", "1")
 		s.AddAddr("lo", lab.VIP+"/32")
-		s.ServeHTTP(":80")
+		serving[s] = s.ServeHTTP(":80")
 	}
 	vip := netip.MustParseAddrPort(lab.VIP + ":80")
 	w := Way{VIP: vip, Server: netip.AddrPortFrom(right.Addr, 80), Method: ipvsctl.DR}
+	other := Way{VIP: vip, Server: netip.AddrPortFrom(wrong.Addr, 80), Method: ipvsctl.DR}
 	refused := Way{VIP: vip, Server: netip.MustParseAddrPort("[2001:db8:2::99]:80"), Method: ipvsctl.NAT} // another family
 	dir := t.TempDir()
 	state := func() string {
@@ -40,7 +42,7 @@ func TestLabThrough(t *testing.T) {
 	// on runs f with a prober, in the director.
 	on := func(f func(p *Prober) error) error {
 		return l.Director.Do(func() error {
-			p, err := Open(t.Context(), dir, nil, []Way{w, refused})
+			p, err := Open(t.Context(), dir, nil, []Way{w, refused, other})
 			if err != nil {
 				return err
 			}
@@ -64,8 +66,27 @@ func TestLabThrough(t *testing.T) {
 	if err := on(func(p *Prober) error { return p.Probe(t.Context(), refused, connect) }); !errors.Is(err, ErrCannot) {
 		t.Errorf("a server that cannot be: %v", err)
 	}
+	serving[right].Kill()
+	if err := on(probe); err == nil || errors.Is(err, ErrCannot) {
+		t.Errorf("a server that refuses: %v", err)
+	}
+	serving[right].Restart()
+	err := on(func(p *Prober) error {
+		p.ports.count = 1
+		returns, err := p.Returns(t.Context(), []Way{w, other}, 100*time.Millisecond)
+		if len(returns) != 1 {
+			t.Errorf("two ways with one port: %+v", returns)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	for name, spoil := range map[string]func(){
 		"the table was emptied": func() { l.Director.Run("ipvsadm", "-D", "-f", "1343225857") },
+		"this host is a backup that serves nothing": func() {
+			l.Director.Run("sh", "-c", "sysctl -qw net.ipv4.vs.backup_only=1; ipvsadm --start-daemon backup --mcast-interface eth0")
+		},
 		"another rule changes the mark": func() {
 			l.Director.Run("nft", "add table ip other; add chain ip other out { type filter hook output priority -200; }; add rule ip other out meta mark set 1")
 		},
@@ -77,11 +98,11 @@ func TestLabThrough(t *testing.T) {
 		if !errors.Is(err, ErrCannot) {
 			t.Errorf("%s: %v", name, err)
 		}
+		l.Director.Run("sh", "-c", "sysctl -qw net.ipv4.vs.backup_only=0; nft 'add table ip other; delete table ip other'")
 	}
-	l.Director.Run("nft", "delete", "table", "ip", "other")
 
 	// Two at once would undo each other's.
-	err := on(func(*Prober) error {
+	err = on(func(*Prober) error {
 		_, err := Open(t.Context(), dir, nil, []Way{w})
 		return err
 	})

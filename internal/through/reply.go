@@ -27,7 +27,8 @@ const returnTries = 3
 
 // Returns tells, of ways that [Prober.Probe] had an answer by, whether the servers' replies to clients come back to this host: each
 // is knocked at in the name of Somebody, a client that there is not, and what comes back here within wait is seen. Nothing
-// tells whether replies that do not come here arrive elsewhere. Ways without a path are left out, and those to this host itself.
+// tells whether replies that do not come here arrive elsewhere. Ways without a path are left out, those to this host itself, and
+// those for which no port is left that would tell their replies from others'.
 func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (map[Way]Return, error) {
 	tap, err := host.OpenTap(unix.SOCK_DGRAM, tcpOf(destination, Somebody(false), Somebody(true)))
 	if err != nil {
@@ -41,8 +42,12 @@ func (p *Prober) Returns(ctx context.Context, ways []Way, wait time.Duration) (m
 		}
 	}()
 	for _, w := range ways {
-		if at := p.paths[w]; at.err == nil && !at.own {
-			knocks[uint16(p.ports.take())] = w
+		if at := p.paths[w]; at.err != nil || at.own {
+			continue
+		}
+		port := uint16(p.ports.take())
+		if _, taken := knocks[port]; !taken {
+			knocks[port] = w
 			returns[w] = Return{}
 		}
 	}

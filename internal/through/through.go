@@ -273,18 +273,21 @@ func (p *Prober) dial(ctx context.Context, w Way, at *path, addr netip.AddrPort)
 		errControl := socket.Control(func(fd uintptr) { err = p.ready(int(fd), w, at) })
 		return errors.Join(errControl, err)
 	}}
-	before, err := p.active(ctx, w, at)
+	before, err := p.counted(ctx, w, at)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCannot, err)
 	}
 	conn, errDial := dialer.DialContext(ctx, "tcp", addr.String()) // not DialTCP, which binds the socket
-	after, err := p.active(context.WithoutCancel(ctx), w, at)      // the time may be up
+	after, err := p.counted(context.WithoutCancel(ctx), w, at)     // the time may be up
 	switch {
-	case err == nil && errDial != nil:
+	case err != nil:
+	case errDial != nil && after.Active+after.Inactive > before.Active+before.Inactive: // what was refused may not be open any more
 		return nil, errDial
-	case err == nil && after > before:
+	case errDial != nil:
+		err = fmt.Errorf("no packet came to its mark's service, nor perhaps to the server: %v", errDial) // not %w: it is not the server's silence
+	case after.Active > before.Active:
 		return conn.(*net.TCPConn), nil
-	case err == nil:
+	default:
 		err = errors.New("the connection is not one of its mark's service, but perhaps another server's")
 	}
 	err = fmt.Errorf("%w: %w", ErrCannot, err)
@@ -294,15 +297,15 @@ func (p *Prober) dial(ctx context.Context, w Way, at *path, addr netip.AddrPort)
 	return nil, errors.Join(err, conn.Close())
 }
 
-// active is how many open connections a server has by a way: those without an answer count too, for a minute. All other counters of
-// the kernel's are late by up to two seconds (net/netfilter/ipvs/ip_vs_est.c). A server that is gone is an error.
-func (p *Prober) active(ctx context.Context, w Way, at *path) (n uint32, _ error) {
+// counted is how many connections a server has by a way: those without an answer are active, too, for a minute. All other counters
+// of the kernel's are late by up to two seconds (net/netfilter/ipvs/ip_vs_est.c). A server that is gone is an error.
+func (p *Prober) counted(ctx context.Context, w Way, at *path) (n ipvsctl.DestinationStats, _ error) {
 	p.table.Lock()
 	defer p.table.Unlock()
 	key, there := w.key(at.mark), false
 	err := p.client.Servers(ctx, key, func(server netip.AddrPort, _ ipvsctl.Destination, counted ipvsctl.DestinationStats) {
 		if server == w.destination() {
-			n, there = counted.Active, true
+			n, there = counted, true
 		}
 	})
 	if err == nil && !there {

@@ -97,20 +97,20 @@ func (s *survey) path(w Way) *path {
 	if p.source, p.err = s.sourceOn(p.link, w.VIP.Addr(), near); p.err != nil {
 		return p
 	}
-	if p.local && w.Method.KeepsPort() && w.VIP.Addr().Is4() {
-		p.err = reversePath(p.link, w.VIP.Addr())
+	if w.Method.KeepsPort() && w.VIP.Addr().Is4() {
+		p.err = p.reversePath(w.VIP.Addr())
 	}
 	return p
 }
 
 // outside is the interface where clients ask for a virtual address that this host has.
 func outside(vip netip.Addr) (string, error) {
-	names, err := host.Holders(vip)
+	names, err := host.Asked(vip)
 	if err != nil {
 		return "", err
 	}
-	if i := slices.IndexFunc(names, func(name string) bool { return name != "lo" }); i >= 0 {
-		return names[i], nil
+	if len(names) > 0 {
+		return names[0], nil
 	}
 	_, name, err := host.RouteTo(Somebody(vip.Is6()), netip.Addr{}, 0, 0, 0)
 	return name, err
@@ -141,18 +141,26 @@ func (s *survey) sourceOn(ifname string, vip, near netip.Addr) (_ netip.Addr, er
 	return own[0].Addr(), nil
 }
 
-// reversePath is why an answer from a virtual address of this host would be dropped although local sources are accepted: the
-// strict check wants them to come in where the address is.
-func reversePath(ifname string, vip netip.Addr) error {
-	holders, err := host.Holders(vip)
-	if err != nil || slices.Contains(holders, ifname) {
+// reversePath is why an answer from a virtual address would be dropped, although local sources are accepted: the strict check wants
+// it to come in where the address is, or where the way to it leaves.
+func (p *path) reversePath(vip netip.Addr) error {
+	where, err := host.Holders(vip)
+	if !p.local {
+		_, leaves, errRoute := host.RouteTo(vip, p.source, 0, 0, 0)
+		where, err = []string{leaves}, errRoute
+	}
+	if err != nil || slices.Contains(where, p.link) {
 		return err
 	}
-	filter, err := host.Sysctls{}.InForce(ifname, "rp_filter")
+	filter, err := host.Sysctls{}.InForce(p.link, "rp_filter")
 	if err != nil || filter != 1 {
 		return err
 	}
-	return fmt.Errorf("rp_filter is 1 on %s, which drops answers from %v, an address on another interface of this host: 2 does not", ifname, vip)
+	whose := "an address on another interface of this host"
+	if !p.local {
+		whose = "which this host asks through " + where[0]
+	}
+	return fmt.Errorf("rp_filter is 1 on %s, which drops answers from %v, %s: 2 does not", p.link, vip, whose)
 }
 
 // Somebody stands for a client from afar: an address that nobody has (RFC 5737 section 3, RFC 6666 section 4).

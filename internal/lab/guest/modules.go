@@ -19,7 +19,7 @@ import (
 // networkModules are loaded before the program starts; those a kernel lacks are passed over.
 // ip_vs_* stands for every scheduler and helper there is.
 var networkModules = []string{
-	"ip_vs", "ip_vs_*", "nf_conntrack", "ipip", "bridge", "veth", "dummy", "tun", "nlmon", "nf_tables",
+	"ip_vs", "ip_vs_*", "nf_conntrack", "ipip", "8021q", "bridge", "veth", "dummy", "tun", "nlmon", "nf_tables",
 	"nft_chain_nat", "nft_ct", "nft_fib_inet", "nft_limit", "nft_log", "nft_masq", "nft_nat", "nft_redir", "nft_reject_inet",
 }
 
