@@ -437,7 +437,13 @@ func (d *duel) heals(better, worse *node) {
 	time.Sleep(slow)
 	stop()
 	d.serves(better)
-	d.quiet(worse, one, time.Now())
+	silent := one
+	if d.keepalived[better] { // it may be late itself, and until it is heard we cannot know
+		if heard := d.took(better, begin).Add(lag); heard.After(silent) {
+			silent = heard
+		}
+	}
+	d.quiet(worse, silent, time.Now())
 	if d.vips[0] != vip {
 		return
 	}
