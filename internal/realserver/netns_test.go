@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	"poise/internal/host"
+	"poise/internal/nft"
 )
 
 var (
@@ -373,5 +374,37 @@ func TestProcessesTakeTurns(t *testing.T) {
 	}
 	if got := len(rec.All()); got != processes {
 		t.Errorf("%d notes, want %d", got, processes)
+	}
+}
+
+// TestNetnsAnotherMSS: a later apply may say that less fits into the tunnel. That is what must be then, and undo leaves nothing.
+func TestNetnsAnotherMSS(t *testing.T) {
+	newSegment(t)
+	for _, sizes := range [][]uint16{{1440, 1240}, {1440, 1240, 1440}} {
+		path := filepath.Join(t.TempDir(), "realserver.json")
+		open := func() *host.Record {
+			rec, err := host.OpenRecord(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rec
+		}
+		for _, mss := range sizes {
+			c := clamped{vip, mss}
+			if _, err := apply(kernel{}, open(), []Step{{c.key(), c.want()}}); err != nil {
+				t.Fatal(err)
+			}
+			steps, err := recorded(open())
+			if err != nil || len(steps) != 1 || steps[0].Key != c.key() {
+				t.Errorf("MSS %d of %v: must be %v, %v", mss, sizes, steps, err)
+			}
+			if now, err := c.get(); now != present || err != nil {
+				t.Errorf("MSS %d of %v: %s, %v", mss, sizes, now, err)
+			}
+		}
+		changes, err := undo(kernel{}, open(), nil)
+		if left, _, errRead := nft.ReadClamp(); len(left) > 0 || err != nil || errRead != nil {
+			t.Errorf("%v undone: %v in %v, %v, %v", sizes, left, changes, err, errRead)
+		}
 	}
 }
