@@ -61,7 +61,7 @@ RuntimeDirectoryPreserve=yes
 [Install]
 WantedBy=multi-user.target
 `, strings.Join(words, " "))
-	path := filepath.Join(a.unitDir, unitName)
+	path := a.unitPath()
 	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
 		return fmt.Errorf("unit: %w", err)
 	}
@@ -79,7 +79,7 @@ WantedBy=multi-user.target
 
 // remind says that a unit goes on applying what undo has taken away in part.
 func (a *realserverArgs) remind(cmd *cobra.Command) error {
-	path := filepath.Join(a.unitDir, unitName)
+	path := a.unitPath()
 	switch _, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -92,7 +92,7 @@ func (a *realserverArgs) remind(cmd *cobra.Command) error {
 
 // uninstall removes the unit, if there is one.
 func (a *realserverArgs) uninstall() error {
-	path := filepath.Join(a.unitDir, unitName)
+	path := a.unitPath()
 	err := errors.Join(remove(a.unitLink()), remove(path))
 	if err != nil {
 		return fmt.Errorf("unit: %w", err)
@@ -106,6 +106,8 @@ func remove(path string) error {
 	}
 	return nil
 }
+
+func (a *realserverArgs) unitPath() string { return filepath.Join(a.unitDir, unitName) }
 
 // unitLink is what "systemctl enable" makes.
 func (a *realserverArgs) unitLink() string {

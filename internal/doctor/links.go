@@ -102,11 +102,14 @@ func largeReceive(name string) (finding.Finding, error) {
 func reversePath(s host.Sysctls, name string, vips []netip.Addr) finding.Finding {
 	f := finding.Finding{How: finding.Computed, What: name + " lets packets of all clients in"}
 	filter, err := s.InForce(name, "rp_filter")
-	leaves := wayToClients(name, vips)
 	switch f.Seen = fmt.Sprintf("rp_filter %d in force", filter); {
 	case err != nil:
 		f.Severity, f.Seen, f.Want, f.Remedy = finding.Warning, err.Error(), "a number", "sysctl net.ipv4.conf shows it"
-	case filter == strict && leaves != name:
+	case filter == strict:
+		leaves := wayToClients(name, vips)
+		if leaves == name {
+			break
+		}
 		f.Severity, f.Want = finding.Warning, "0 or 2"
 		f.Seen += fmt.Sprintf(", while the way to clients leaves through %s", leaves)
 		f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", name)

@@ -40,17 +40,35 @@ func apply(sys system, rec *host.Record, steps []Step) ([]Change, error) {
 		if err == nil {
 			err = c.perform(sys)
 		}
-		for _, f := range newer(rec, c.Key) {
-			if err == nil {
-				err = rec.Forget(f.Key)
-			}
-		}
 		if err != nil {
 			return changes[:i], fmt.Errorf("%w; undo restores what was changed before", err)
 		}
 	}
+	for _, key := range undone(rec, changes) {
+		if err := rec.Forget(key); err != nil {
+			return changes, err
+		}
+	}
 	earlier, err := staying(sys, rec, steps)
 	return append(changes, earlier...), err
+}
+
+// undone are the recorded keys, each newer than that of a change, by which the same thing had another value in between:
+// undo need not go back to that.
+func undone(rec *host.Record, changes []Change) (keys []string) {
+	made, since := make(map[string]bool), make(map[string]bool) // by key, and by what it is about
+	for _, c := range changes {
+		made[c.Key] = true
+	}
+	for _, f := range rec.All() {
+		switch object := objectOf(f.Key); {
+		case made[f.Key]:
+			since[object] = true
+		case since[object]:
+			keys = append(keys, f.Key)
+		}
+	}
+	return keys
 }
 
 // staying are the virtual addresses of earlier calls which this one does not name: a file that has lost one does not take
@@ -73,13 +91,6 @@ func staying(sys system, rec *host.Record, steps []Step) ([]Change, error) {
 		changes = append(changes, Change{f.Key, now, now, fmt.Sprintf("not named now; undo --vip %v takes it away", v.Addr())})
 	}
 	return changes, nil
-}
-
-// newer are the entries since key's by which the same thing had another value, to which undo need not go back.
-func newer(rec *host.Record, key string) []host.Former {
-	all := rec.All()
-	i := slices.IndexFunc(all, func(f host.Former) bool { return f.Key == key })
-	return overtaking(all[i+1:], key)
 }
 
 // Preview returns what Apply would do, and changes nothing.

@@ -62,13 +62,16 @@ func Applied(dir string) (bool, error) {
 // recorded are the steps that were taken.
 func recorded(rec *host.Record) ([]Step, error) {
 	var steps []Step
-	all := rec.All()
-	for i, f := range all {
+	last := make(map[string]string) // the newest key by what it is about
+	for _, f := range rec.All() {
+		last[objectOf(f.Key)] = f.Key
+	}
+	for _, f := range rec.All() {
 		step, err := stepOf(f.Key)
 		if err != nil {
 			return nil, err
 		}
-		if len(overtaking(all[i+1:], f.Key)) == 0 {
+		if last[objectOf(f.Key)] == f.Key {
 			steps = append(steps, step)
 		}
 	}
@@ -76,11 +79,6 @@ func recorded(rec *host.Record) ([]Step, error) {
 		return nil, errors.New("nothing is applied here")
 	}
 	return steps, nil
-}
-
-// overtaking are those entries that give another value to what key is about.
-func overtaking(entries []host.Former, key string) []host.Former {
-	return slices.DeleteFunc(slices.Clone(entries), func(f host.Former) bool { return f.Key == key || objectOf(f.Key) != objectOf(key) })
 }
 
 func recordedVIPs(rec *host.Record) []netip.Addr {

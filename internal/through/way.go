@@ -144,10 +144,15 @@ func (s *survey) sourceOn(ifname string, vip, near netip.Addr) (_ netip.Addr, er
 // reversePath is why an answer from a virtual address would be dropped, although local sources are accepted: the strict check wants
 // it to come in where the address is, or where the way to it leaves.
 func (p *path) reversePath(vip netip.Addr) error {
-	where, err := host.Holders(vip)
-	if !p.local {
-		_, leaves, errRoute := host.RouteTo(vip, p.source, 0, 0, 0)
-		where, err = []string{leaves}, errRoute
+	var where []string
+	var err error
+	whose := "an address on another interface of this host"
+	if p.local {
+		where, err = host.Holders(vip)
+	} else {
+		where = make([]string, 1)
+		_, where[0], err = host.RouteTo(vip, p.source, 0, 0, 0)
+		whose = "which this host asks through " + where[0]
 	}
 	if err != nil || slices.Contains(where, p.link) {
 		return err
@@ -155,10 +160,6 @@ func (p *path) reversePath(vip netip.Addr) error {
 	filter, err := host.Sysctls{}.InForce(p.link, "rp_filter")
 	if err != nil || filter != 1 {
 		return err
-	}
-	whose := "an address on another interface of this host"
-	if !p.local {
-		whose = "which this host asks through " + where[0]
 	}
 	return fmt.Errorf("rp_filter is 1 on %s, which drops answers from %v, %s: 2 does not", p.link, vip, whose)
 }
